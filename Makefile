@@ -1,0 +1,93 @@
+# The commands of a developer and of CI are the same ones. Everything happens in .venv and build/.
+
+# The first interpreter that Kaizen supports; PYTHON=... chooses another.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+ifndef PYTHON
+PYTHON := $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	if $$p -c '$(SUPPORTED)' 2>/dev/null; then echo $$p; break; fi; done),python3)
+endif
+JOBS ?= 2
+
+BIN := .venv/bin
+READY := .venv/.ready
+OLDEST := build/oldest
+SMOKED := core kedro all
+PIP := -m pip --disable-pip-version-check --quiet
+
+# No tool that a target starts reports home.
+export KEDRO_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test backtest bench soak lint format wheel smoke constraints clean python
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything that is needed here; afterwards no network is
+
+# Build requirements come first and pinned, so that no build needs an environment of its own.
+$(READY): pyproject.toml constraints/dev.txt | python
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP) install -c constraints/dev.txt hatchling editables build
+	$(BIN)/python $(PIP) install -c constraints/dev.txt --no-build-isolation -e '.[demo,dev]'
+	touch $@
+
+python:
+	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "Kaizen needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1)."; \
+		echo "Install one of them, or name it: make setup PYTHON=python3.12"; exit 1; } >&2
+
+test: lint ## lint, then every test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+backtest: setup ## replay the flights of 2013 through a new project: build/flights, build/backtest
+	rm -rf build/flights build/backtest
+	mkdir -p build
+	printf '%s\n' 'output_dir: build' 'project_name: Flights' 'repo_name: flights' 'python_package: flights' \
+		> build/flights.yml
+	$(BIN)/kedro new --starter=kaizen-flights --config build/flights.yml --telemetry no
+	$(BIN)/kaizen backtest build/flights/conf/base/kaizen.yml --out build/backtest
+
+bench: setup ## run every benchmark, ours and the peers' side by side
+	set -e; for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each; done
+
+soak: setup $(OLDEST)/.ready ## long campaigns with more seeds, then the tests on the oldest supported versions
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '' --hypothesis-profile soak
+	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/packaging
+
+$(OLDEST)/.ready: pyproject.toml constraints/oldest.txt $(READY)
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) install -c constraints/dev.txt hatchling editables pytest pytest-xdist hypothesis
+	$(OLDEST)/bin/python $(PIP) install -c constraints/oldest.txt --no-build-isolation -e '.[demo]'
+	touch $@
+
+lint: setup ## style, types and the arrows between the layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## put the code into the house's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: setup ## build dist/kaizen_mlops-*.whl
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist
+
+smoke: wheel ## install the wheel into clean environments and use it: core only, [kedro], [all]
+	set -e; for each in $(SMOKED); do $(PYTHON) tests/packaging/smoke.py dist/*.whl $$each; done
+
+# The only target with a tool that setup does not install: uv resolves for all Pythons at once, pip cannot.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml
+constraints: ## resolve constraints/*.txt anew (needs uv)
+	$(COMPILE) --upgrade --extra demo --extra dev --output-file constraints/dev.txt
+	$(COMPILE) --upgrade --extra demo --resolution lowest-direct --output-file constraints/oldest.txt
+
+clean: ## remove what the targets above made, except .venv
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,303 @@
+"""What happens inside a place: train, evaluate, deploy and score on files, with no ledger and no registry in reach."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kaizen import codec
+from kaizen.adapters import estimates, mlflow_model
+from kaizen.adapters.examples import Examples, assemble
+from kaizen.adapters.profiles import make_profile
+from kaizen.adapters.tables import read_parquet, write_parquet
+from kaizen.bridge import ModelFolder, Request
+from kaizen.canonical import digest
+from kaizen.errors import DataRefused, ModelRefused
+from kaizen.publish import publish_file, publish_json, verify_file, verify_folder
+from kaizen.records import Environment, Profile
+from kaizen.runners import Training, find_runner, make_importable
+from kaizen.spec import ProblemSpec, Spec, parse_spec
+
+_EXAMPLE_ROWS = 5
+_SLICE_ROWS = 200
+_POWER_ROWS = 20_000
+_REQUIRED = ("mlflow-skinny", "scikit-learn", "skops", "pandas", "numpy")
+
+
+def train(request: Request) -> dict[str, Any]:
+    """Open the training set, run the user's training, package its model."""
+    training = open_training(request)
+    return close_training(request, training, find_runner(training.spec.runner)(training))
+
+
+def open_training(request: Request) -> Training:
+    """The labelled rows of the window, checked. Raises ``DataRefused`` before any user code runs."""
+    spec = parse_spec(request.spec, "request")
+    make_importable(Path(request.project))
+    rows = _load(request, spec, labels=True).labelled()
+    _check_rows(spec, rows)
+    examples = rows.features.assign(**{spec.problem.target: rows.label})
+    return Training(examples, spec.problem.target, spec.train, Path(request.project))
+
+
+def _check_rows(spec: Spec, rows: Examples) -> None:
+    if len(rows) == 0:
+        raise DataRefused(
+            "KZ420",
+            "no labelled rows to train on",
+            where="training set",
+            value="0 rows",
+            limit="at least 1",
+            action="deliver outcomes for the partitions, or wait for problem.label_delay",
+        )
+    if spec.problem.task == "regression":
+        return
+    classes = np.unique(_labels(rows))
+    if len(classes) < 2:
+        raise DataRefused(
+            "KZ421",
+            "labels have one class only",
+            where=f"training set: {spec.problem.target}",
+            value=f"class {classes[0]:g} in {len(rows)} rows",
+            limit="at least 2 classes",
+            action="check problem.label and the outcomes; a model cannot learn from one class",
+        )
+    _refuse_too_powerful(spec, rows)
+
+
+def _refuse_too_powerful(spec: Spec, rows: Examples) -> None:
+    """The second net for outcomes among the features: no single column may tell the label apart almost alone."""
+    limit = spec.evaluate.max_auc_of_one_feature
+    step = max(1, len(rows) // _POWER_ROWS)
+    sample = rows.where(np.arange(len(rows)) % step == 0)
+    label = _labels(sample) == spec.problem.positive
+    for name in sample.features.columns:
+        power = _power(sample.features[name], label)
+        if power >= limit:
+            raise DataRefused(
+                "KZ422",
+                "one feature tells the label almost alone",
+                where=f"feature {name}",
+                value=f"ROC AUC {power:.3f}",
+                limit=f"below {limit} (evaluate.max_auc_of_one_feature)",
+                action="it is likely an outcome: name it in data.outcomes, or raise the limit if it is known in advance",
+            )
+
+
+def _power(values: pd.Series, label: np.ndarray) -> float:
+    """ROC AUC of one column alone, whichever way it points; categories by their label rate on the other half."""
+    if pd.api.types.is_numeric_dtype(values):
+        score = values.fillna(values.min() - 1 if values.notna().any() else 0).to_numpy(dtype=float)
+    else:
+        half = np.arange(len(values)) % 2 == 0
+        rates = pd.Series(label[half], dtype=float).groupby(values[half].to_numpy()).mean()
+        score = values.map(rates).fillna(label.mean()).to_numpy(dtype=float)[~half]
+        label = label[~half]
+    power = estimates.auc(label, score)
+    return max(power, 1 - power) if np.isfinite(power) else 0.5
+
+
+def close_training(request: Request, training: Training, model: Any) -> dict[str, Any]:
+    """Package ``model``: saved, opened again as a stranger would, and asked for the same predictions."""
+    spec = parse_spec(request.spec, "request")
+    features = training.examples.drop(columns=training.target)
+    example = features.head(_EXAMPLE_ROWS)
+    predictions = predict(model, example, spec.problem)
+    folder = Path(request.folder) / "model"
+    mlflow_model.save(
+        model,
+        folder,
+        features=example,
+        predictions=predictions,
+        trusted_types=spec.train.trusted_types,
+        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED],
+    )
+    again = predict(mlflow_model.load(folder, spec.train.trusted_types), example, spec.problem)
+    if _parity(again) != _parity(predictions):
+        raise ModelRefused(
+            "KZ906",
+            "the stored model predicts otherwise than the trained one",
+            where=str(folder),
+            value=again.tolist(),
+            limit=predictions.tolist(),
+            action="check the model's own state for what is not stored with it",
+        )
+    profile = Path(request.folder) / "profile.json"
+    publish_json(profile, make_profile(features).to_json())
+    return {
+        "model": str(folder),
+        "profile": str(profile),
+        "rows": len(features),
+        "features": mlflow_model.signature_columns(folder),
+        "parity": _parity(predictions),
+        "environment": codec.encode(_environment(Path(request.project))),
+    }
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+    """Measure candidate (and champion) on the labelled rows of the window: each gate's metric, and its slices."""
+    spec = parse_spec(request.spec, "request")
+    rows = _load(request, spec, labels=True).labelled()
+    block = rows.days(spec.problem.timestamp, spec.clock.timezone) if len(rows) else np.zeros(0, dtype=int)
+    predictions = {
+        role: predict(_open(folder, request.project, spec), rows.features, spec.problem) if len(rows) else np.zeros(0)
+        for role, folder in request.models.items()
+    }
+    label = _as_label(_labels(rows), spec.problem)
+    found = []
+    for metric in dict.fromkeys(gate.metric for gate in spec.gates):
+        gates = [g for g in spec.gates if g.metric == metric]
+        confidence = max(g.confidence for g in gates)
+        found.append(estimates.compare(metric, label, predictions, block, confidence))
+        for column in dict.fromkeys(c for g in gates for c in g.slices):
+            for name, mask in _slices(rows.features[column]):
+                some = {role: p[mask] for role, p in predictions.items()}
+                found.append(estimates.compare(metric, label[mask], some, block[mask], confidence, slice_name=name))
+    return {
+        "rows": len(rows),
+        "blocks": len(np.unique(block)),
+        "comparisons": [codec.encode(c) for c in found if c is not None],
+    }
+
+
+def score(request: Request) -> dict[str, Any]:
+    """Predict every row of the window; profile the rows in the reference's bins."""
+    spec = parse_spec(request.spec, "request")
+    rows = _load(request, spec, labels=False)
+    model = _open(request.models["champion"], request.project, spec)
+    values = predict(model, rows.features, spec.problem) if len(rows) else np.zeros(0)
+    predictions = Path(request.folder) / "predictions.parquet"
+    publish_file(predictions, lambda path: write_parquet(rows.rows.assign(prediction=values), path))
+    reference = (
+        Profile.from_json(json.loads(Path(request.reference).read_text(encoding="utf-8")))
+        if request.reference
+        else None
+    )
+    profile = Path(request.folder) / "profile.json"
+    publish_json(profile, make_profile(rows.features, reference).to_json())
+    return {"predictions": str(predictions), "profile": str(profile), "rows": len(rows)}
+
+
+def deploy(request: Request) -> dict[str, Any]:
+    """Prove that the champion opens here: its predictions on its own input example, as a parity digest."""
+    spec = parse_spec(request.spec, "request")
+    folder = request.models["champion"]
+    model = _open(folder, request.project, spec)
+    return {"parity": _parity(predict(model, _input_example(Path(folder.path)), spec.problem))}
+
+
+STAGES: dict[str, Callable[[Request], dict[str, Any]]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "deploy": deploy,
+    "score": score,
+}
+
+
+def _input_example(folder: Path) -> pd.DataFrame:
+    """The example rows in a model folder, in the types of its signature."""
+    stored = json.loads((folder / "input_example.json").read_text(encoding="utf-8"))
+    frame = pd.DataFrame(stored["data"], columns=stored["columns"])
+    types = mlflow_model.signature_columns(folder)
+    return frame.astype({name: float if kind == "double" else object for name, kind in types.items()})
+
+
+def predict(model: Any, features: pd.DataFrame, problem: ProblemSpec) -> np.ndarray:
+    """n floats: the probability of ``problem.positive``, or the predicted value. Raises ``ModelRefused`` KZ907."""
+    if problem.task == "regression":
+        values = model.predict(features)
+    else:
+        classes = list(getattr(model, "classes_", []))
+        if problem.positive not in classes or not hasattr(model, "predict_proba"):
+            raise ModelRefused(
+                "KZ907",
+                "model gives no probability of the positive class",
+                where="problem.positive",
+                value=f"classes {classes}",
+                limit=f"predict_proba and class {problem.positive}",
+                action="train a classifier on the target column as it is",
+            )
+        values = model.predict_proba(features)[:, classes.index(problem.positive)]
+    found = np.asarray(values, dtype=float)
+    if found.shape != (len(features),) or not np.isfinite(found).all():
+        raise ModelRefused(
+            "KZ908",
+            "predictions are not one finite number per row",
+            where="model",
+            value=f"shape {found.shape}, {int((~np.isfinite(found)).sum())} not finite",
+            limit=f"({len(features)},) finite numbers",
+            action="correct the model",
+        )
+    return found
+
+
+def _load(request: Request, spec: Spec, *, labels: bool) -> Examples:
+    """The request's rows in its window, every input checked against its digest before it is read."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for item in request.inputs:
+        verify_file(Path(item.path), item.sha256)
+        parts.setdefault(item.table, []).append(read_parquet(Path(item.path)))
+    tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+    return assemble(spec, tables, labels=labels).in_window(spec.problem.timestamp, request.window)
+
+
+def _open(folder: ModelFolder, project: str, spec: Spec) -> Any:
+    verify_folder(Path(folder.path), folder.digest)
+    make_importable(Path(project))
+    return _opened(folder.path, spec.train.trusted_types)
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str, trusted_types: tuple[str, ...]) -> Any:
+    """Published folders never change, so one opening serves every stage of a turn in the same process."""
+    return mlflow_model.load(Path(path), trusted_types)
+
+
+def _labels(rows: Examples) -> np.ndarray:
+    if rows.label is None:
+        raise ValueError("labels were not asked for")
+    return rows.label
+
+
+def _as_label(label: np.ndarray, problem: ProblemSpec) -> np.ndarray:
+    return (label == problem.positive).astype(float) if problem.task == "classification" else label
+
+
+def _slices(values: pd.Series) -> list[tuple[str, np.ndarray]]:
+    """``column=value`` and row mask of every value with enough rows to say something."""
+    counts = values.value_counts()
+    names = sorted(str(v) for v, n in counts.items() if n >= _SLICE_ROWS)
+    text = values.astype(str)
+    return [(f"{values.name}={name}", (text == name).to_numpy()) for name in names]
+
+
+def _parity(predictions: np.ndarray) -> str:
+    """Digest of predictions to six decimals: equal in every place with the same libraries."""
+    return digest([f"{value:.6f}" for value in predictions])
+
+
+def _environment(project: Path) -> Environment:
+    names = sorted(f"{d.metadata['Name']}=={d.version}".lower() for d in distributions())
+    packages = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    commit = _git(project, "rev-parse", "HEAD")
+    return Environment(
+        platform.python_version(), packages, commit, bool(commit and _git(project, "status", "--porcelain"))
+    )
+
+
+def _git(project: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(project), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

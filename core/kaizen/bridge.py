@@ -1,0 +1,213 @@
+"""One stage, any place: a request goes in, one result file comes out.
+
+train, evaluate, deploy (its proof that a model opens) and score run where the loop's ``place`` says. The caller writes ``request.json`` into a folder of its own,
+starts ``python -m kaizen.bridge FOLDER`` there (or calls ``perform`` in process), and reads ``result.json``, which is
+published last. Nothing is ever read out of logs. A place has no ledger, registry or Airflow credentials: only the
+variables named in ``PASSED_ON`` reach it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kaizen import codec
+from kaizen.errors import KaizenError, StageFailed
+from kaizen.faults import fault_point
+from kaizen.publish import publish_json
+from kaizen.records import Window
+from kaizen.spec import PlaceSpec
+
+PROTOCOL = 1
+REQUEST, RESULT, LOG = "request.json", "result.json", "log.txt"
+PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
+PASSED_ON_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "KAIZEN_FAULT", "CUDA_", "NVIDIA_")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One partition's validated rows: where they lie for this place, and what they must be."""
+
+    table: str
+    partition: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A published model folder and the digest of its manifest."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a place needs to run one stage.
+
+    Attributes:
+        spec: the compiled spec. project: the folder whose code is imported.
+        inputs: partitions. window: only rows with a time in it. labelled: only rows whose label is known.
+        models: by role: ``candidate``, ``champion``. reference: path of the profile to bin by.
+        folder: where outputs and the result go.
+    """
+
+    stage: Literal["train", "evaluate", "deploy", "score"]
+    spec: dict[str, Any]
+    project: str
+    folder: str
+    inputs: tuple[InputFile, ...]
+    window: Window
+    models: dict[str, ModelFolder] = field(default_factory=dict)
+    reference: str = ""
+    protocol: int = PROTOCOL
+
+
+def run(request: Request, place: PlaceSpec) -> dict[str, Any]:
+    """Run one stage in ``place`` and return its outputs (JSON values; files lie in ``request.folder``).
+
+    Raises:
+        KaizenError: what the stage refused, with its own code; ``StageFailed`` KZ701 (user code raised), KZ702 (out of
+            memory), KZ703 (the place died without a result), KZ704 (timeout), KZ705 (protocol).
+    """
+    fault_point("bridge.before_run")
+    folder = Path(request.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if place.mode == "in_process":
+        outputs = perform(request)
+    else:
+        (folder / RESULT).unlink(missing_ok=True)
+        publish_json(folder / REQUEST, codec.encode(request))
+        ended = _start(folder, place)
+        outputs = read_result(folder, ended)
+    fault_point("bridge.after_run")
+    return outputs
+
+
+def _start(folder: Path, place: PlaceSpec) -> int:
+    """Run the bridge under the place's interpreter; its exit code (negative: the signal that ended it)."""
+    passed = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
+    command = [place.interpreter, "-m", "kaizen.bridge", str(folder)]
+    with (folder / LOG).open("ab") as log:
+        try:
+            child = subprocess.Popen(
+                command, env=passed, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        except OSError as error:
+            raise StageFailed(
+                "KZ706",
+                "the place cannot be started",
+                where="place.interpreter",
+                value=f"{place.interpreter}: {error.strerror}",
+                limit="a Python with kaizen-mlops and the project's libraries",
+                action="correct place.interpreter; `kaizen doctor` checks it",
+            ) from error
+        try:
+            return child.wait(timeout=place.timeout.total_seconds())
+        except subprocess.TimeoutExpired as error:
+            raise StageFailed(
+                "KZ704",
+                "the stage ran out of time",
+                where=str(folder / LOG),
+                value=f"more than {codec.format_duration(place.timeout)}",
+                limit=f"place.timeout: {codec.format_duration(place.timeout)}",
+                action="raise place.timeout, or train on less",
+            ) from error
+        finally:
+            # Also when this process is interrupted: whatever the place started ends with it.
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+
+def read_result(folder: Path, ended: int) -> dict[str, Any]:
+    """The outputs in a finished run's ``result.json``, or the error that it holds, raised."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        value = f"killed by signal {-ended}" if ended < 0 else f"exit code {ended}"
+        raise StageFailed(
+            "KZ703",
+            "the place ended without a result",
+            where=str(folder / LOG),
+            value=value,
+            limit=f"a {RESULT} of protocol {PROTOCOL}",
+            action="read the end of the log; signal 9 is most often the memory limit; then retry",
+        ) from error
+    if result.get("protocol") != PROTOCOL:
+        raise _protocol_mismatch(result.get("protocol"), str(folder / RESULT))
+    if result.get("error"):
+        raise KaizenError.from_json(result["error"])
+    outputs: dict[str, Any] = result["outputs"]
+    return outputs
+
+
+def perform(request: Request) -> dict[str, Any]:
+    """Run the stage in this process. Whatever user code raises becomes ``StageFailed`` KZ701 or KZ702."""
+    from kaizen.adapters import place
+
+    try:
+        return place.STAGES[request.stage](request)
+    except KaizenError:
+        raise
+    except MemoryError as error:
+        raise StageFailed(
+            "KZ702",
+            "out of memory",
+            where=f"stage {request.stage}",
+            action="give the place more memory, or train on less",
+        ) from error
+    except Exception as error:
+        raise StageFailed(
+            "KZ701",
+            f"user code failed in {request.stage}",
+            where=_last_frame(error),
+            value=f"{type(error).__name__}: {error}"[:500],
+            limit="a stage that ends without an exception",
+            action="the traceback is above; correct the project's code and retry",
+        ) from error
+
+
+def _last_frame(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+
+
+def _protocol_mismatch(found: object, where: str) -> StageFailed:
+    return StageFailed(
+        "KZ705",
+        "caller and place speak different protocols",
+        where=where,
+        value=found,
+        limit=f"protocol {PROTOCOL}",
+        action="install the same release of kaizen-mlops in both",
+    )
+
+
+def main(folder: Path) -> int:
+    """The place's side: read the request, perform, publish the result. Returns the exit code."""
+    result: dict[str, Any] = {"protocol": PROTOCOL, "outputs": None, "error": None}
+    code = 0
+    try:
+        values = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+        if values.get("protocol") != PROTOCOL:
+            raise _protocol_mismatch(values.get("protocol"), str(folder / REQUEST))
+        result["outputs"] = perform(codec.decode(Request, values))
+    except KaizenError as error:
+        traceback.print_exc()
+        result["error"], code = error.to_json(), error.exit_code
+    fault_point("bridge.before_result")
+    publish_json(folder / RESULT, result)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,325 @@
+"""The ``kaizen`` command. Every refusal ends with one error on stderr and its family's exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kaizen import __version__
+from kaizen.errors import KaizenError, UsageError
+
+DEFAULT_SPECS = ("conf/base/kaizen.yml", "kaizen.yml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = _parser().parse_args(argv)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except KaizenError as error:
+        if getattr(arguments, "json", False):
+            print(json.dumps({"error": error.to_json()}))
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: nothing half written; run the command again to go on", file=sys.stderr)
+        return 130
+
+
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "KEDRO_DISABLE_TELEMETRY": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+}
+"""No tool that a stage uses reports home."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kaizen", description="The machine-learning loop on the stack you already run."
+    )
+    parser.add_argument("--version", action="version", version=f"kaizen {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *, spec: bool = True
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        if spec:
+            made.add_argument(
+                "spec", nargs="?", type=Path, help="kaizen.yml (default: conf/base/kaizen.yml or kaizen.yml here)"
+            )
+            made.add_argument("--env", help="overlay of this environment (default: KAIZEN_ENV or local)")
+        made.add_argument("--json", action="store_true", help="print JSON")
+        return made
+
+    made = command(
+        "turn", _turn, "do all that is due: ingest, validate, score, monitor, trigger, and retrain if there is reason"
+    )
+    made.add_argument("--because", default="", metavar="WHY", help="a person's wish to retrain now")
+    made.add_argument("--until", metavar="DATE", help="take only data that ends by then (YYYY-MM-DD)")
+    made = command(
+        "backtest", _backtest, "replay the history: what the loop would have done, and whether it was worth it"
+    )
+    made.add_argument("--out", type=Path, default=Path("build/backtest"), help="folder of summary.json and report.html")
+    made.add_argument("--seed", type=int, default=0, help="of the shuffled replay")
+    made = command("status", _status, "where a loop stands", spec=False)
+    made.add_argument("loop", nargs="?", help="project/loop (default: the spec's, else every loop of the ledger)")
+    made.add_argument("--spec", type=Path, help="kaizen.yml that names the ledger")
+    made.add_argument("--env", help="overlay of this environment")
+    made.add_argument("--as-of", metavar="TIME", help="ISO 8601: the state as it was then")
+    command("reconcile", _reconcile, "heal what only shows the ledger: aliases of the registry")
+    command("doctor", _doctor, "what is installed, reachable and missing, and the fix for each")
+    _add_ledger(commands)
+    return parser
+
+
+def _add_ledger(commands: Any) -> None:
+    ledger = commands.add_parser("ledger", help="the loop's memory", description="The loop's memory.")
+    actions = ledger.add_subparsers(required=True, metavar="ACTION")
+    texts = {
+        "verify": "re-hash every chain",
+        "show": "print events, newest last",
+        "backup": "write all events to a file",
+        "restore": "fill an empty ledger from a backup",
+        "anchor": "print one digest over all chains, to be kept elsewhere",
+    }
+    for name, text in texts.items():
+        made = actions.add_parser(name, help=text, description=text)
+        made.set_defaults(run=_ledger, action=name)
+        if name in ("backup", "restore"):
+            made.add_argument("file", type=Path)
+        if name == "show":
+            made.add_argument("--loop")
+            made.add_argument("--subject")
+            made.add_argument("--kind")
+            made.add_argument("--limit", type=int, default=50)
+        made.add_argument("--ledger", help="URL or path (default: KAIZEN_LEDGER_URL, else the spec's)")
+        made.add_argument("--spec", type=Path)
+        made.add_argument("--env")
+        made.add_argument("--json", action="store_true")
+
+
+def find_spec(given: Path | None) -> Path:
+    """The spec that was named, or the one of the folder. Raises ``UsageError`` KZ202."""
+    if given is not None:
+        return given
+    found = next((Path(p) for p in DEFAULT_SPECS if Path(p).is_file()), None)
+    if found is None:
+        raise UsageError(
+            "KZ202",
+            "no spec here",
+            where=str(Path.cwd()),
+            value=None,
+            limit=" or ".join(DEFAULT_SPECS),
+            action="name the file: kaizen COMMAND PATH/kaizen.yml",
+        )
+    return found
+
+
+def _env(arguments: argparse.Namespace) -> str:
+    return arguments.env or os.environ.get("KAIZEN_ENV", "local")
+
+
+def _turn(arguments: argparse.Namespace) -> int:
+    from kaizen.loop import open_loop
+    from kaizen.records import PromotionDecision
+    from kaizen.turn import advance
+
+    with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
+        until = None
+        if arguments.until:
+            until = _moment(arguments.until).replace(tzinfo=loop.spec.timezone)
+        done = advance(loop, until=until, wish=arguments.because, progress=_stage_progress(arguments.json))
+        if arguments.json:
+            records = [*done.ingested, *done.validated, *done.scored, *done.health, done.decision, done.turn]
+            print(json.dumps([r.to_json() for r in records if r is not None]))
+            return 0
+        print(f"ingested {len(done.ingested)} partitions, validated {len(done.validated)}, scored {len(done.scored)}")
+        quarantined = sum(r.quarantined_rows for r in done.validated)
+        if quarantined:
+            print(f"quarantined {quarantined} rows")
+        for report in done.health:
+            print(
+                f"health {report.partition}: drift {report.drift}, performance {report.performance.status}"
+                f" ({report.performance.reason})"
+            )
+        if done.decision:
+            print(f"trigger: {'retrain' if done.decision.retrain else 'no retraining'}: {done.decision.reason}")
+        if done.turn:
+            print(f"turn {done.turn.turn}: {done.turn.outcome}")
+            verdict = loop.by_digest(PromotionDecision, f"candidate/{done.turn.turn}", done.turn.promotion_decision)
+            for gate in verdict.gates:
+                print(f"  {'passed' if gate.passed else 'FAILED'}  {gate.gate}: {gate.reason}")
+    return 0
+
+
+def _stage_progress(quiet: bool) -> Callable[[str], None]:
+    return (lambda _: None) if quiet else (lambda stage: print(f"  {stage} ...", file=sys.stderr, flush=True))
+
+
+def _backtest(arguments: argparse.Namespace) -> int:
+    from kaizen import report
+    from kaizen.backtest import backtest
+
+    def progress(line: str) -> None:
+        print(f"  {line}", file=sys.stderr, flush=True)
+
+    summary = backtest(
+        find_spec(arguments.spec), arguments.out, env=_env(arguments), seed=arguments.seed, progress=progress
+    )
+    if arguments.json:
+        print(json.dumps(summary))
+    else:
+        print(report.table(summary))
+        print(
+            f"\nreport: {arguments.out / 'report.html'}   facts: {arguments.out / 'summary.json'}   {summary['seconds']} s"
+        )
+    return 0 if all(check["passed"] for check in summary["checks"]) else 1
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            "KZ203",
+            "not a time",
+            where="command line",
+            value=text,
+            limit="ISO 8601, e.g. 2013-03-03",
+            action="write it as YYYY-MM-DD or with a time",
+        ) from None
+
+
+def _ledger_url(arguments: argparse.Namespace) -> tuple[str, str | None]:
+    """URL of the ledger, and the loop of the spec that named it."""
+    from kaizen.loop import roots
+    from kaizen.spec import load_spec
+
+    given = getattr(arguments, "ledger", None) or os.environ.get("KAIZEN_LEDGER_URL")
+    if given and arguments.spec is None:
+        return given, None
+    path = find_spec(arguments.spec).resolve()
+    spec = load_spec(path, _env(arguments))
+    return given or roots(spec, path, None)[1], spec.loop
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from kaizen.ledger import open_ledger
+    from kaizen.status import render, status
+
+    as_of = _moment(arguments.as_of) if arguments.as_of else None
+    if as_of and as_of.tzinfo is None:
+        as_of = as_of.replace(tzinfo=UTC)
+    url, own = _ledger_url(arguments)
+    with open_ledger(url) as ledger:
+        known = ledger.loops()
+        names = [arguments.loop] if arguments.loop else [own] if own in known else known
+        if arguments.loop and arguments.loop not in known:
+            raise UsageError(
+                "KZ204",
+                "no such loop in this ledger",
+                where=url.rpartition("@")[2],
+                value=arguments.loop,
+                limit=", ".join(known) or "none yet",
+                action="correct the name, or run a turn first",
+            )
+        states = [status(ledger, name, as_of) for name in names if name]
+    print(json.dumps(states) if arguments.json else "\n\n".join(map(render, states)) or "no loop has run yet")
+    return 0
+
+
+def _reconcile(arguments: argparse.Namespace) -> int:
+    from kaizen.loop import open_loop
+    from kaizen.promote import heal_aliases
+
+    with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
+        mended = heal_aliases(loop)
+    print(json.dumps(mended) if arguments.json else "\n".join(mended) or "nothing to mend")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from kaizen.doctor import examine
+
+    path = arguments.spec or next((Path(p) for p in DEFAULT_SPECS if Path(p).is_file()), None)
+    findings = examine(path)
+    if arguments.json:
+        print(json.dumps([vars(f) for f in findings]))
+    else:
+        width = max(len(f.name) for f in findings)
+        for f in findings:
+            print(f"{f.status:8}{f.name:{width}}  {f.found}" + (f"\n{'':8}{'':{width}}  fix: {f.fix}" if f.fix else ""))
+    return 1 if any(f.status == "broken" for f in findings) else 0
+
+
+def _ledger(arguments: argparse.Namespace) -> int:
+    from kaizen.ledger import open_ledger
+
+    with open_ledger(_ledger_url(arguments)[0]) as ledger:
+        return _ACTIONS[arguments.action](ledger, arguments)
+
+
+def _verify(ledger: Any, arguments: argparse.Namespace) -> int:
+    report = ledger.verify()
+    facts = {
+        "events": report.events,
+        "chains": report.chains,
+        "anchor": report.anchor,
+        "problems": [vars(p) for p in report.problems],
+    }
+    lines = [f"{report.events} events in {report.chains} chains, anchor {report.anchor}"]
+    lines += [f"DAMAGED {p.loop} {p.subject} at {p.position}: {p.what}" for p in report.problems]
+    print(json.dumps(facts) if arguments.json else "\n".join(lines))
+    return 0 if report.ok else 5
+
+
+def _show(ledger: Any, arguments: argparse.Namespace) -> int:
+    newest = ledger.events(
+        arguments.loop, subject=arguments.subject, kind=arguments.kind, newest_first=True, limit=arguments.limit
+    )
+    for e in reversed(list(newest)):
+        if arguments.json:
+            print(json.dumps({**vars(e), "at": e.at.isoformat()}))
+        else:
+            print(
+                f"{e.position:>8} {e.at.isoformat(timespec='seconds')} {e.loop} {e.subject}#{e.subject_seq} {e.kind} {e.turn}"
+            )
+    return 0
+
+
+def _backup(ledger: Any, arguments: argparse.Namespace) -> int:
+    ledger.backup(arguments.file)
+    print(f"backed up to {arguments.file}, anchor {ledger.anchor()}")
+    return 0
+
+
+def _restore(ledger: Any, arguments: argparse.Namespace) -> int:
+    ledger.restore(arguments.file)
+    print(f"restored from {arguments.file}, anchor {ledger.anchor()}")
+    return 0
+
+
+def _anchor(ledger: Any, arguments: argparse.Namespace) -> int:
+    print(json.dumps({"anchor": ledger.anchor()}) if arguments.json else ledger.anchor())
+    return 0
+
+
+_ACTIONS = {"verify": _verify, "show": _show, "backup": _backup, "restore": _restore, "anchor": _anchor}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""doctor: what is installed, reachable and missing, and the fix for each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from kaizen.errors import KaizenError
+from kaizen.loop import open_loop
+from kaizen.promote import registry_name
+
+SUPPORTED = {
+    "kedro": ("1.7", "kedro"),
+    "great-expectations": ("1.20", "great-expectations"),
+    "mlflow": ("3.15", "mlflow"),
+    "dvc": ("3.60", "dvc"),
+    "pandas": ("2.2", "data"),
+    "pyarrow": ("18.0", "data"),
+    "scikit-learn": ("1.6", "mlflow"),
+    "skops": ("0.13", "mlflow"),
+    "psycopg": ("3.2", "postgres"),
+}
+"""Oldest supported version, and the extra that installs it."""
+
+_TELEMETRY = {
+    "KEDRO_DISABLE_TELEMETRY": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``missing`` is optional; ``broken`` must be mended before a turn."""
+
+    name: str
+    status: Literal["ok", "missing", "broken"]
+    found: str
+    fix: str = ""
+
+
+def examine(path: Path | None) -> list[Finding]:
+    """Look at this environment, and at the loop of the spec at ``path`` if there is one."""
+    return [*_python(), *_packages(), *_programs(), *_telemetry(), *(_loop(path) if path else ())]
+
+
+def _python() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Finding(
+        "python", "ok" if supported else "broken", found, "" if supported else "use Python 3.11, 3.12 or 3.13"
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for name, (oldest, extra) in SUPPORTED.items():
+        install = f"pip install 'kaizen-mlops[{extra}]'"
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, "missing", "not installed", install)
+            continue
+        recent = _numbers(found) >= _numbers(oldest)
+        yield Finding(name, "ok" if recent else "broken", found, "" if recent else f"{oldest} or newer: {install}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+
+
+def _programs() -> Iterator[Finding]:
+    path = shutil.which("git")
+    yield Finding(
+        "git", "ok" if path else "broken", path or "not on PATH", "" if path else "install git: DVC keeps history in it"
+    )
+
+
+def _telemetry() -> Iterator[Finding]:
+    for name, off in _TELEMETRY.items():
+        quiet = os.environ.get(name) == off or os.environ.get("DO_NOT_TRACK") == "1"
+        yield Finding(
+            f"telemetry {name}",
+            "ok" if quiet else "missing",
+            os.environ.get(name, "not set"),
+            "" if quiet else f"export {name}={off}",
+        )
+
+
+def _loop(path: Path) -> Iterator[Finding]:
+    try:
+        with open_loop(path) as loop:
+            yield Finding("spec", "ok", f"{loop.name}, digest {loop.spec.digest[:12]}")
+            yield Finding("ledger", "ok", f"{sum(1 for _ in loop.ledger.heads(loop.name))} subjects")
+            yield _tracking(loop.registry.alias, registry_name(loop))
+            if loop.spec.place.mode == "python":
+                yield _place(loop.spec.place.interpreter)
+    except KaizenError as error:
+        yield Finding(error.where or "loop", "broken", f"{error.code}: {error.what}", error.action)
+
+
+def _tracking(alias: object, name: str) -> Finding:
+    try:
+        champion = alias(name, "champion")  # type: ignore[operator]
+    except KaizenError as error:
+        return Finding("tracking", "broken", f"{error.code}: {error.what}", error.action)
+    return Finding("tracking", "ok", f"champion alias at version {champion}")
+
+
+def _place(interpreter: str) -> Finding:
+    command = [interpreter, "-c", "import kaizen, mlflow, skops, pandas; print(kaizen.__version__)"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("place", "broken", f"{interpreter}: {error}", "correct place.interpreter")
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        return Finding("place", "broken", "".join(last), f"{interpreter} -m pip install 'kaizen-mlops[mlflow,data]'")
+    return Finding("place", "ok", f"{interpreter}: kaizen {done.stdout.strip()}")

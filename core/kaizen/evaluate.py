@@ -1,0 +1,56 @@
+"""evaluate: candidate and champion on the same rows: the newest labelled window, unseen by both."""
+
+from __future__ import annotations
+
+from kaizen import bridge, codec
+from kaizen.canonical import digest
+from kaizen.faults import fault_point
+from kaizen.loop import Loop
+from kaizen.ports import Run
+from kaizen.records import Comparison, EvaluationReport, TrainedModel, TrainingSet
+
+
+def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: str) -> EvaluationReport:
+    """Measure in the place, by the gates' metrics and slices. A retry finds the report that is there."""
+    if earlier := _earlier(loop, candidate, turn):
+        return earlier
+    champion = loop.champion()
+    number = champion[0].champion if champion else None
+    key = digest([candidate.digest, number, examples.gate.start, examples.gate.end, loop.spec.digest, turn])
+    models = {"candidate": candidate, **({"champion": champion[1]} if champion else {})}
+    request = loop.request("evaluate", turn, inputs=examples.inputs, window=examples.gate, models=models)
+    outputs = bridge.run(request, loop.spec.place)
+    report = EvaluationReport(
+        candidate=candidate.digest,
+        champion=number,
+        window=examples.gate,
+        inputs=examples.inputs,
+        rows=outputs["rows"],
+        blocks=outputs["blocks"],
+        confidence=max(gate.confidence for gate in loop.spec.gates),
+        comparisons=codec.decode(tuple[Comparison, ...], outputs["comparisons"]),
+    )
+    fault_point("evaluate.before_append")
+    loop.append(f"candidate/{turn}", report, key, turn=turn)
+    whole = [c for c in report.comparisons if not c.slice]
+    metrics = {
+        f"{role}_{c.metric}": e.value for c in whole for role in ("candidate", "champion") if (e := getattr(c, role))
+    }
+    gains = {f"gain_{c.metric}": c.gain.value for c in whole if c.gain}
+    loop.log(turn, Run("evaluate", metrics={**metrics, **gains, "rows": float(report.rows)}))
+    return report
+
+
+def _earlier(loop: Loop, candidate: TrainedModel, turn: str) -> EvaluationReport | None:
+    """The report of an earlier attempt at this turn, if it still compares with the right champion.
+
+    That is today's, or the one that this very turn has replaced.
+    """
+    for event in loop.ledger.events(loop.name, subject=f"candidate/{turn}", kind="EvaluationReport", newest_first=True):
+        report = EvaluationReport.from_json(event.payload)
+        if report.candidate != candidate.digest:
+            continue
+        champion, own = loop.champion(), loop.promotion_in(turn)
+        against = own.replaces if own else champion[0].champion if champion else None
+        return report if report.champion == against else None
+    return None

@@ -1,0 +1,297 @@
+"""A loop, opened: its spec, its ledger, its stores. What a stage function takes first.
+
+Roots come from the environment: KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI, else ``environment:`` of the
+spec, else ``.kaizen`` in the project's folder.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from kaizen import codec
+from kaizen.bridge import InputFile, ModelFolder, Request
+from kaizen.calendar import bounds
+from kaizen.clock import Clock, WallClock
+from kaizen.errors import MissingDependency, SpecError
+from kaizen.ledger import Event, Ledger, NewEvent, open_ledger
+from kaizen.ports import DataRepository, Registry, Run
+from kaizen.records import (
+    DataVersion,
+    Input,
+    Promotion,
+    Record,
+    TrainedModel,
+    ValidationReport,
+    Window,
+    read_record,
+)
+from kaizen.spec import Spec, load_spec
+from kaizen.store import Store, split_address
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass
+class Loop:
+    """One loop of one environment.
+
+    Attributes:
+        path: the spec's file; relative paths in the spec start at its folder.
+        home: root of everything that this loop keeps (its store, data repository, run folders).
+    """
+
+    spec: Spec
+    path: Path
+    home: Path
+    ledger: Ledger
+    store: Store
+    data: DataRepository
+    registry: Registry
+    clock: Clock
+    actor: str
+
+    @property
+    def name(self) -> str:
+        """``project/loop``."""
+        return self.spec.loop
+
+    @property
+    def project(self) -> Path:
+        """The folder whose code trains: that of ``conf/`` in a Kedro project, else the spec's own."""
+        return project_folder(self.path)
+
+    # The ledger, in terms of records.
+
+    def append(self, subject: str, record: Record, key: str, *, turn: str = "", expect: int | None = None) -> Event:
+        """Append ``record`` to ``subject`` once; see ``Ledger.append``."""
+        event = self.new_event(subject, record, key, turn=turn, expect=expect)
+        return self.ledger.append_all(self.name, [event])[0]
+
+    def new_event(
+        self, subject: str, record: Record, key: str, *, turn: str = "", expect: int | None = None
+    ) -> NewEvent:
+        """``record`` as an event that is to be appended together with others."""
+        kind, at = type(record).__name__, self.clock.now()
+        return NewEvent(subject, kind, key, record.to_json(), turn=turn, at=at, actor=self.actor, expect=expect)
+
+    def find(self, kind: type[R], key: str) -> R | None:
+        """The record that was left under an idempotency key."""
+        event = self.ledger.find(self.name, kind.__name__, key)
+        return kind.from_json(event.payload) if event else None
+
+    def head(self, kind: type[R], subject: str) -> R | None:
+        """The newest record of ``subject``."""
+        event = self.ledger.head(self.name, subject)
+        return kind.from_json(event.payload) if event else None
+
+    def heads(self, kind: type[R], prefix: str) -> dict[str, R]:
+        """The newest record of every subject ``prefix + NAME``, by NAME, sorted."""
+        found = self.ledger.heads(self.name, prefix=prefix)
+        return {subject.removeprefix(prefix): kind.from_json(event.payload) for subject, event in found.items()}
+
+    def by_digest(self, kind: type[R], subject: str, digest: str) -> R:
+        """The record of ``subject`` with this digest; it exists because another record names it."""
+        for event in self.ledger.events(self.name, subject=subject, kind=kind.__name__, newest_first=True):
+            record = read_record(event.payload)
+            if isinstance(record, kind) and record.digest == digest:
+                return record
+        raise LookupError(f"{kind.__name__} {digest} in {subject}")
+
+    # State, as folds over the ledger.
+
+    def champion(self) -> tuple[Promotion, TrainedModel] | None:
+        """Who is champion now."""
+        promotion = self.head(Promotion, "champion")
+        return (promotion, self.model(promotion)) if promotion else None
+
+    def model(self, promotion: Promotion) -> TrainedModel:
+        """The trained model that a promotion made champion."""
+        return self.by_digest(TrainedModel, f"candidate/{promotion.turn}", promotion.candidate)
+
+    def promotion(self, champion: int) -> Promotion:
+        """The promotion that made this champion."""
+        events = self.ledger.events(self.name, subject="champion", newest_first=True)
+        return next(p for e in events if (p := Promotion.from_json(e.payload)).champion == champion)
+
+    def promotion_in(self, turn: str) -> Promotion | None:
+        """The promotion that a turn made of its own candidate."""
+        events = self.ledger.events(self.name, subject="champion", newest_first=True)
+        found = (Promotion.from_json(e.payload) for e in events if e.turn == turn)
+        return next((p for p in found if p.turn == turn), None)
+
+    def versions(self, table: str) -> dict[str, DataVersion]:
+        """The newest version of every partition of a table."""
+        return self.heads(DataVersion, f"data/{table}/")
+
+    def validated(self, table: str) -> dict[str, Input]:
+        """Partitions whose newest version passed validation, as stages take them."""
+        reports = self.heads(ValidationReport, f"validation/{table}/")
+        return {
+            partition: Input(table, partition, version.digest, report.digest, report.valid)
+            for partition, version in self.versions(table).items()
+            if (report := reports.get(partition)) and report.data == version.digest and report.valid
+        }
+
+    def inputs_for(self, partitions: Iterable[str], *, labels: bool) -> tuple[Input, ...]:
+        """What a stage needs for some partitions of the main table: those, their look-ups and their labels."""
+        wanted, spec = set(partitions), self.spec
+        tables = [spec.main, *spec.joined, *([spec.labels] if labels and spec.labels else [])]
+        return tuple(
+            found
+            for table in tables
+            for partition, found in self.validated(table).items()
+            if partition in wanted or spec.data.tables[table].partition is None
+        )
+
+    def labelled(self) -> list[str]:
+        """Partitions of the main table whose outcomes have come and are old enough, oldest first."""
+        known = set(self.validated(self.spec.labels)) if self.spec.labels else None
+        now, zone, delay = self.moment(), self.spec.timezone, self.spec.problem.label_delay
+        return [
+            p
+            for p in self.validated(self.spec.main)
+            if (known is None or p in known) and bounds(p, zone)[1] + delay <= now
+        ]
+
+    def moment(self) -> datetime:
+        """The present in the loop's own clock: the wall's, or as late as the data that has come tells."""
+        if self.spec.clock.of == "wall":
+            return self.clock.now().astimezone(self.spec.timezone)
+        zone, spec = self.spec.timezone, self.spec
+        ends = [bounds(p, zone)[1] for p in self.versions(spec.main)]
+        if spec.labels:
+            ends += [bounds(p, zone)[1] + spec.problem.label_delay for p in self.versions(spec.labels)]
+        else:
+            ends = [end + spec.problem.label_delay for end in ends]
+        return max(ends, default=datetime.fromtimestamp(0, zone))
+
+    # Places and tracking.
+
+    def request(
+        self,
+        stage: Literal["train", "evaluate", "deploy", "score"],
+        turn: str,
+        *,
+        inputs: Iterable[Input] = (),
+        window: Window = Window(None, None),
+        models: Mapping[str, TrainedModel] | None = None,
+        reference: str = "",
+    ) -> Request:
+        """A request in a clean run folder, every address resolved and verified. ``reference`` is an address."""
+        folder = self.home / "runs" / turn / stage
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        files = [
+            InputFile(i.table, i.partition, str(self.store.file(i.address)), split_address(i.address)[1])
+            for i in inputs
+        ]
+        folders = {
+            role: ModelFolder(str(self.store.folder(m.model)), split_address(m.model)[1])
+            for role, m in (models or {}).items()
+        }
+        profile = str(self.store.file(reference)) if reference else ""
+        spec = codec.encode(self.spec)
+        return Request(stage, spec, str(self.project), str(folder), tuple(files), window, folders, profile)
+
+    def log(self, turn: str, run: Run) -> None:
+        """Show a stage of a turn on the tracking server."""
+        self.registry.log_stage(self.name, turn, run)
+
+
+def project_folder(path: Path) -> Path:
+    """The project that a spec belongs to."""
+    folder = path.parent
+    return folder.parent.parent if folder.parent.name == "conf" else folder
+
+
+@contextmanager
+def open_loop(
+    path: Path,
+    *,
+    env: str | None = None,
+    home: Path | None = None,
+    clock: Clock | None = None,
+    registry: Registry | None = None,
+    spec: Spec | None = None,
+) -> Iterator[Loop]:
+    """Open the loop of a spec file; the ledger is closed at the end.
+
+    Args:
+        env: overlay of this environment; default KAIZEN_ENV, else ``local``.
+        home: root of all that is kept, overriding the environment; then ledger and tracking lie below it too.
+        registry: another than MLflow, for tests.
+        spec: another than the file's, for replays.
+
+    Raises:
+        SpecError: the spec, or a suite that it names, cannot be read.
+    """
+    path = path.resolve()
+    spec = spec or load_spec(path, env or os.environ.get("KAIZEN_ENV", "local"))
+    for table, suite in spec.data.suite.items():
+        read_suite_file(path.parent / suite, table)
+    root, ledger_url, tracking = roots(spec, path, home)
+    base = root / "loops" / spec.loop
+    base.mkdir(parents=True, exist_ok=True)
+    store = Store(base / "store")
+    with open_ledger(ledger_url) as ledger:
+        yield Loop(
+            spec=spec,
+            path=path,
+            home=base,
+            ledger=ledger,
+            store=store,
+            data=_data_repository(base, store),
+            registry=registry or _mlflow(tracking, root),
+            clock=clock or WallClock(),
+            actor=os.environ.get("KAIZEN_ACTOR") or getpass.getuser(),
+        )
+
+
+def roots(spec: Spec, path: Path, home: Path | None) -> tuple[Path, str, str]:
+    """Home, ledger URL and tracking URI of an environment."""
+    given = spec.environment
+    if home is not None:
+        return home, f"sqlite:///{home / 'ledger.db'}", f"sqlite:///{home / 'mlflow.db'}"
+    root = Path(
+        os.environ.get("KAIZEN_HOME") or path.parent / (given.home or project_folder(path) / ".kaizen")
+    ).resolve()
+    ledger = os.environ.get("KAIZEN_LEDGER_URL") or given.ledger or f"sqlite:///{root / 'ledger.db'}"
+    tracking = os.environ.get("MLFLOW_TRACKING_URI") or given.tracking or f"sqlite:///{root / 'mlflow.db'}"
+    return root, ledger, tracking
+
+
+def read_suite_file(path: Path, table: str) -> None:
+    """Refuse a suite that is not there before anything is done. Raises ``SpecError`` (KZ310)."""
+    if not path.is_file():
+        raise SpecError(
+            "KZ310",
+            "expectation suite is missing",
+            where=f"data.suite.{table}",
+            value=str(path),
+            limit="a suite file as Great Expectations writes it",
+            action="create the file, or remove the line",
+        )
+
+
+def _data_repository(base: Path, store: Store) -> DataRepository:
+    try:
+        from kaizen.adapters.dvc_repository import DvcRepository
+    except ImportError:
+        raise MissingDependency("DVC", "dvc") from None
+    return DvcRepository(base / "data", base / "data-remote", store)
+
+
+def _mlflow(tracking: str, root: Path) -> Registry:
+    try:
+        from kaizen.adapters.mlflow_registry import MlflowRegistry
+    except ImportError:
+        raise MissingDependency("MLflow", "mlflow") from None
+    return MlflowRegistry(tracking, root / "mlartifacts")

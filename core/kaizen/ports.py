@@ -1,0 +1,88 @@
+"""What the core needs of the tools around it. Adapters implement these; each port has one contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kaizen.records import Finding
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A file as the data repository knows it: DVC's md5, size in bytes, and the commit that holds the pointer."""
+
+    md5: str
+    size: int
+    commit: str
+
+
+class DataRepository(Protocol):
+    """Versions of a loop's partitions that people read with their own tools (``dvc pull``, ``dvc diff``)."""
+
+    def commit(self, path: str, source: Path, message: str) -> Pointer:
+        """Make ``source``'s bytes the content of ``path`` (posix, relative), in the remote too, as one commit.
+
+        The same bytes at the same path again make no new commit and return the pointer that there is.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What an expectation suite found in a table.
+
+    Attributes:
+        expectations: how many were evaluated.
+        findings: those that did not hold, in suite order.
+        bad_rows: positions (from 0, sorted) of rows named by row-level findings.
+        table_failed: True if a finding is about the whole table, or a check broke: quarantine cannot mend it.
+    """
+
+    expectations: int
+    findings: tuple[Finding, ...]
+    bad_rows: tuple[int, ...]
+    table_failed: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage of a turn as the tracking server shows it."""
+
+    stage: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[Mapping[str, str]] = ()
+    """Each with ``name``, ``digest``, ``source`` and ``context``."""
+    artifacts: Sequence[Path] = ()
+
+
+class Registry(Protocol):
+    """Runs, model versions and aliases as people see them. A view: the ledger decides, this shows."""
+
+    def open_turn(self, loop: str, turn: str) -> str:
+        """The id of the turn's parent run: found again by its tag, made if there is none."""
+        ...
+
+    def log_stage(self, loop: str, turn: str, run: Run) -> str:
+        """Write a stage's child run once (found again by its tags) and return its id; a repeat adds nothing."""
+        ...
+
+    def close_turn(self, loop: str, turn: str, *, failed: bool = False) -> None:
+        """End the turn's parent run."""
+        ...
+
+    def register(self, name: str, model: Path, digest: str, *, run_id: str, tags: Mapping[str, str]) -> int:
+        """Register the model folder by its bytes and return its version; the same digest again, the same version."""
+        ...
+
+    def set_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Point an alias at a version, or remove it (None)."""
+        ...
+
+    def alias(self, name: str, alias: str) -> int | None:
+        """The version an alias points at, or None (no such model, no such alias)."""
+        ...

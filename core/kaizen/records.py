@@ -1,0 +1,423 @@
+"""What passes between stages: small frozen records, JSON both ways, each with a version and a digest.
+
+A record of a stage names the digests of what it was made from, so that any prediction can be walked back to its
+source. Records hold facts only: no times of the machine, no paths; ``at`` and ``actor`` are the ledger's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from kaizen import codec
+from kaizen.canonical import digest
+from kaizen.errors import IntegrityError
+
+Verdict = Literal["passed", "quarantined", "refused"]
+Health = Literal["ok", "alarm", "unknown"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Base of all records. ``version`` is that of the JSON form; ``upgrades`` turn older forms into today's."""
+
+    version: ClassVar[int] = 1
+    not_identity: ClassVar[tuple[str, ...]] = ()
+    """Fields that name where something was kept, not what it is."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values, with its ``kind`` and ``version``."""
+        return {"kind": type(self).__name__, "version": self.version, **codec.encode(self)}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON without ``not_identity``: the same facts have it in every environment."""
+        return digest({k: v for k, v in self.to_json().items() if k not in self.not_identity})
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The record of ``value``. Raises ``IntegrityError`` (KZ601) if it is another kind, newer, or damaged."""
+        kind, version = value.get("kind"), value.get("version")
+        if kind != cls.__name__ or version != cls.version:
+            raise IntegrityError(
+                "KZ601",
+                "not a record that this release can read",
+                where=f"{kind} version {version}",
+                limit=f"{cls.__name__} version {cls.version}",
+                action="read it with the release of Kaizen that wrote it, or a newer one",
+            )
+        try:
+            return codec.decode(cls, {k: v for k, v in value.items() if k not in ("kind", "version")})
+        except codec.DecodeError as error:
+            raise IntegrityError(
+                "KZ602",
+                f"damaged record: {error.what}",
+                where=f"{kind}.{error.path}",
+                value=error.value,
+                limit=error.limit,
+            ) from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a partition came from: ``uri`` as the spec names it, ``sha256`` of the delivered file."""
+
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataVersion(Record):
+    """One immutable partition of a table. Left by ingest.
+
+    Attributes:
+        address: ``store:TABLE/PARTITION@sha256:HEX`` of the Parquet bytes. md5: the same bytes, for DVC.
+        columns: name to type, in file order.
+        commit: commit of the loop's data repository that holds the pointer.
+    """
+
+    not_identity: ClassVar[tuple[str, ...]] = ("commit",)
+
+    table: str
+    partition: str
+    address: str
+    md5: str
+    size: int
+    rows: int
+    columns: dict[str, str]
+    source: Source
+    commit: str
+    labels: dict[str, int] = field(default_factory=dict)
+    """For classification labels: rows per class."""
+
+
+@dataclass(frozen=True)
+class Delivery(Record):
+    """A source file was taken, and these partitions came out of it. Left by ingest: the same file again is no work."""
+
+    table: str
+    source: Source
+    partitions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One expectation that did not hold. ``rows`` is None for expectations about the whole table."""
+
+    expectation: str
+    column: str
+    rows: int | None
+    broken: bool = False
+    """True if the check itself raised: a broken check is not bad data."""
+
+
+@dataclass(frozen=True)
+class ValidationReport(Record):
+    """What validate found. ``valid`` is the address of the rows that passed (None if refused).
+
+    ``rows == valid_rows + quarantined_rows`` unless the verdict is ``refused`` (then both are 0).
+    """
+
+    table: str
+    partition: str
+    data: str
+    suite: str
+    verdict: Verdict
+    rows: int
+    valid_rows: int
+    quarantined_rows: int
+    expectations: int
+    findings: tuple[Finding, ...]
+    valid: str | None
+    quarantine: str | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One validated partition as training, evaluation and scoring take it."""
+
+    table: str
+    partition: str
+    data: str
+    """Digest of the ``DataVersion``."""
+    verdict: str
+    """Digest of the ``ValidationReport``."""
+    address: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows whose timestamp lies in ``[start, end)``; ISO 8601 with offset; None is open."""
+
+    start: str | None
+    end: str | None
+
+
+@dataclass(frozen=True)
+class TrainingSet(Record):
+    """What a training may see: partitions by digest, and the window that ends where the gate's rows begin."""
+
+    inputs: tuple[Input, ...]
+    window: Window
+    gate: Window
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What code ran where: enough to run it again."""
+
+    python: str
+    packages: str
+    """Digest of the sorted ``name==version`` list of the place."""
+    code: str
+    """Git commit of the project, or "" outside a repository."""
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class TrainedModel(Record):
+    """A candidate. Left by train.
+
+    Attributes:
+        model: address of the model folder. features: raw columns that it takes, with types, as in its signature.
+        profile: address of the reference profile of the rows it was trained on.
+        parity: digest of its predictions on its own input example; every place must reproduce it.
+    """
+
+    training_set: str
+    model: str
+    features: dict[str, str]
+    rows: int
+    runner: str
+    seed: int
+    environment: Environment
+    profile: str
+    parity: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; low and high are None where too few blocks (days) allow none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of candidate and champion on the same rows. ``gain`` > 0 means that the candidate is better."""
+
+    metric: str
+    candidate: Estimate
+    champion: Estimate | None = None
+    gain: Estimate | None = None
+    rows: int = 0
+    slice: str = ""
+    """``column=value``, or "" for all rows."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport(Record):
+    """Candidate and champion measured on the newest labelled window, later than any row either was trained on."""
+
+    candidate: str
+    """Digest of the ``TrainedModel``."""
+    champion: int | None
+    window: Window
+    inputs: tuple[Input, ...]
+    rows: int
+    blocks: int
+    """Days in the window: the unit that is resampled."""
+    confidence: float
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate's answer: the value it looked at, the limit, and the sentence for people."""
+
+    gate: str
+    passed: bool
+    value: float | None
+    limit: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class PromotionDecision(Record):
+    """Yes or no, with a reason for each gate. ``evaluation`` binds it to data, model, code and environment."""
+
+    evaluation: str
+    candidate: str
+    champion: int | None
+    promote: bool
+    gates: tuple[GateResult, ...]
+
+
+@dataclass(frozen=True)
+class Promotion(Record):
+    """The champion moved. ``champion`` counts the champions of a loop from 1; ``replaces`` is the one before."""
+
+    champion: int
+    turn: str
+    """The turn that trained it: its records are in ``candidate/TURN``."""
+    candidate: str
+    """Digest of the ``TrainedModel``."""
+    model: str
+    """Address of its folder."""
+    decision: str
+    replaces: int | None
+    gain_seen: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Deployment(Record):
+    """The champion in service, or why it could not be: then the one before stays."""
+
+    promotion: str
+    champion: int
+    mode: str
+    live: bool
+    check: str
+
+
+@dataclass(frozen=True)
+class ScoredBatch(Record):
+    """Predictions of one champion for one partition: a Parquet file of entity, timestamp and prediction."""
+
+    partition: str
+    champion: int
+    model: str
+    inputs: tuple[Input, ...]
+    rows: int
+    predictions: str
+    profile: str
+
+
+@dataclass(frozen=True)
+class FeatureDrift:
+    """How far one feature moved from the champion's training rows. ``status`` is never a bare number."""
+
+    feature: str
+    status: Health
+    psi: float | None
+    p_value: float | None
+    missing_reference: float
+    missing_current: float
+
+
+@dataclass(frozen=True)
+class Performance:
+    """The champion on rows whose labels have come, against what the gate saw; ``labelled`` is the share of rows."""
+
+    status: Health
+    metric: str
+    current: Estimate | None
+    reference: float | None
+    labelled: float
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class HealthReport(Record):
+    """What monitor says of a partition. ``drift`` sums up the features; unknown is neither ok nor an alarm."""
+
+    partition: str
+    champion: int
+    drift: Health
+    features: tuple[FeatureDrift, ...]
+    performance: Performance
+    incidents: tuple[str, ...]
+    """Broken data (a column that vanished, a flood of nulls): blocks retraining instead of starting it."""
+    gain_realised: float | None
+    """What the last promotion brought on the first rows after it: champion minus the one it replaced."""
+    report: str = ""
+
+
+@dataclass(frozen=True)
+class TriggerDecision(Record):
+    """Retrain or not, and why. ``causes`` are the reasons found; ``suppressed`` names what held them back."""
+
+    moment: str
+    """The loop's own time at which it was decided, ISO 8601: cooldown and budget count from it."""
+    partition: str
+    retrain: bool
+    causes: tuple[str, ...]
+    suppressed: str
+    reason: str
+    health: str | None
+    generation: int
+    """How many decisions to retrain came before, plus one: a deliberate repeat is another training."""
+
+
+@dataclass(frozen=True)
+class TurnRecord(Record):
+    """One turn of the loop, from its trigger decision to a deployment or a refusal; digests of its records."""
+
+    turn: str
+    spec: str
+    decision: str
+    training_set: str
+    candidate: str
+    evaluation: str
+    promotion_decision: str
+    promotion: str | None
+    deployment: str | None
+    outcome: Literal["deployed", "refused", "rolled_back"]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bin of a profile: a category, or an upper edge (``None`` for the last, open bin)."""
+
+    upper: float | str | None
+    count: int
+
+
+@dataclass(frozen=True)
+class FeatureProfile:
+    """The distribution of one feature. Numeric bins are ``(previous upper, upper]``; categories are by name."""
+
+    feature: str
+    numeric: bool
+    missing: int
+    bins: tuple[Bin, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Profile(Record):
+    """Counts per bin of every feature over some rows; what drift is measured against."""
+
+    rows: int
+    features: tuple[FeatureProfile, ...]
+
+
+KINDS: dict[str, type[Record]] = {
+    kind.__name__: kind
+    for kind in (
+        DataVersion,
+        Delivery,
+        ValidationReport,
+        TrainingSet,
+        TrainedModel,
+        EvaluationReport,
+        PromotionDecision,
+        Promotion,
+        Deployment,
+        ScoredBatch,
+        HealthReport,
+        TriggerDecision,
+        TurnRecord,
+        Profile,
+    )
+}
+
+
+def read_record(value: dict[str, Any]) -> Record:
+    """The record of ``value`` by its ``kind``. Raises ``IntegrityError`` (KZ601) for a kind nobody knows."""
+    kind = KINDS.get(str(value.get("kind")), Record)
+    return kind.from_json(value)

@@ -1,0 +1,83 @@
+"""Whose code trains: runners, found by name through the entry-point group ``kaizen.runners``.
+
+The core registers ``callable``; the Kedro face registers ``kedro``. A runner gets a ``Training`` and returns the fitted
+model, nothing else: what is stored, measured and promoted is not its business.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kaizen.codec import nearest
+from kaizen.errors import SpecError
+from kaizen.spec import TrainSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a runner gets.
+
+    Attributes:
+        examples: n rows: the feature columns as they were ingested, and the target column.
+        target: name of the target column.
+        spec: the ``train`` section, with the names that the runner needs and the seed.
+        project: the project's folder.
+    """
+
+    examples: pd.DataFrame
+    target: str
+    spec: TrainSpec
+    project: Path
+
+
+Runner = Callable[[Training], Any]
+
+
+def find_runner(name: str) -> Runner:
+    """The runner registered as ``name``. Raises ``SpecError`` (KZ308) with the nearest name."""
+    found = {e.name: e for e in entry_points(group="kaizen.runners")}
+    if name not in found:
+        hint = nearest(name, found)
+        raise SpecError(
+            "KZ308",
+            "no such runner",
+            where="train.runner",
+            value=name,
+            limit="one of " + ", ".join(sorted(found)),
+            action=f"did you mean {hint!r}?" if hint else "install the package that registers it",
+        )
+    runner: Runner = found[name].load()
+    return runner
+
+
+def make_importable(project: Path) -> None:
+    """Put the project's code (``src/`` if there is one, and the folder itself) on this process's path, once."""
+    for folder in (project, project / "src"):
+        if folder.is_dir() and str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+
+
+def run_callable(training: Training) -> Any:
+    """Call ``train.function`` (``"package.module:function"``) as ``function(examples, target=..., seed=...)``."""
+    module_name, _, name = training.spec.function.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SpecError(
+            "KZ309",
+            "training function cannot be imported",
+            where="train.function",
+            value=f"{training.spec.function} ({error})",
+            limit='"package.module:function", importable from the project',
+            action="correct the name, or install the project where the loop trains",
+        ) from error
+    return function(training.examples, target=training.target, seed=training.spec.seed)

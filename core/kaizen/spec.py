@@ -1,0 +1,528 @@
+"""One spec per loop: ``kaizen.yml``, read strictly, compiled to JSON with a digest.
+
+An unknown key is an error that names the nearest known one. The environment's overlay (``conf/<env>/kaizen.yml`` beside
+``conf/base/kaizen.yml``, else ``kaizen.<env>.yml``) is merged key by key; nothing is interpolated. Relative paths start
+at the spec's file. The digest leaves out ``environment`` and ``place``: where things lie and run does not change what is
+decided.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from kaizen import codec
+from kaizen.canonical import digest
+from kaizen.errors import MissingDependency, SpecError
+from kaizen.measures import MEASURES
+
+Reason = Literal["first", "drift", "decay", "data", "schedule", "person"]
+
+_LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9_-]*")
+_TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_LABEL = re.compile(r"(?P<column>\w+)\s*(?P<test>>=|<=|==|>|<)\s*(?P<number>-?\d+(\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class ClockSpec:
+    """Whose time cooldowns, delays and partitions count in."""
+
+    of: Literal["data", "wall"] = "wall"
+    timezone: str = "UTC"
+
+
+@dataclass(frozen=True)
+class ProblemSpec:
+    """What is predicted for whom, and when its truth is known.
+
+    Attributes:
+        target: name of the label column.
+        label: how the target is made from an outcome, ``"COLUMN > NUMBER"`` (1 if true, 0 if not); without it
+            the target is a column of the labels table.
+        entity: columns that identify a row. timestamp: the column that dates it; everything known later is an outcome.
+        features: columns that a model may see; without it all columns that are not outcomes or the timestamp.
+            Columns of joined tables are called ``TABLE_COLUMN``.
+    """
+
+    task: Literal["classification", "regression"]
+    target: str
+    entity: tuple[str, ...]
+    timestamp: str
+    label: str = ""
+    positive: int = 1
+    label_delay: timedelta = timedelta(0)
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RiskSpec:
+    """Likelihood and impact of a wrong model: recorded with every promotion."""
+
+    likelihood: Literal["low", "medium", "high"] = "low"
+    impact: Literal["low", "medium", "high"] = "low"
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Where a table lands.
+
+    Attributes:
+        uri: a path or glob of ``.parquet`` or ``.csv`` (also ``.csv.zip``, ``.csv.gz``) files, or
+            ``package:NAME/PATH`` for a file inside an installed package.
+        partition: cut by the timestamp in the clock's zone; without it each delivery is a new version of one partition.
+        role: ``labels`` holds outcomes by entity. join: the main table's columns that look rows up here.
+        columns: which columns to take (default: all).
+    """
+
+    uri: str
+    partition: Literal["day", "month", "year"] | None = None
+    role: Literal["features", "labels"] = "features"
+    join: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    min_rows: int = 1
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Tables, their expectation suites and what may never be a feature."""
+
+    tables: dict[str, TableSpec]
+    suite: dict[str, str] = field(default_factory=dict)
+    on_invalid: Literal["quarantine", "refuse"] = "quarantine"
+    max_quarantined: float = 0.05
+    outcomes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlaceSpec:
+    """Where train, evaluate and score run: this process, or another environment's interpreter."""
+
+    mode: Literal["in_process", "python"] = "in_process"
+    interpreter: str = ""
+    timeout: timedelta = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """Whose code trains, on what.
+
+    Attributes:
+        runner: an entry point of the group ``kaizen.runners``.
+        pipeline: for ``kedro``: the registered pipeline. function: for ``callable``: ``"package.module:function"``.
+        window: ``all``, or ``last N`` partitions. min_partitions: labelled partitions before the first training.
+        trusted_types: classes that a stored model may hold besides the plain ones.
+    """
+
+    runner: str
+    pipeline: str = ""
+    function: str = ""
+    window: str = "all"
+    min_partitions: int = 1
+    seed: int = 0
+    trusted_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GateSpec:
+    """One condition of promotion: a floor (``at_least``/``at_most``), ``against: champion``, or slices of it."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+    against: Literal["champion"] | None = None
+    margin: float = 0.0
+    confidence: float = 0.95
+    slices: tuple[str, ...] = ()
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """The gate's rows: the newest labelled ``window``, later than every row trained on."""
+
+    window: timedelta = timedelta(days=7)
+    max_auc_of_one_feature: float = 0.85
+    """A single feature with more power than this is an outcome in disguise (classification)."""
+
+
+@dataclass(frozen=True)
+class DeploySpec:
+    """How the champion serves."""
+
+    mode: Literal["batch"] = "batch"
+
+
+@dataclass(frozen=True)
+class DriftSpec:
+    """A feature drifted if its PSI is at least ``psi`` and the shift is more than chance allows."""
+
+    psi: float = 0.2
+    min_rows: int = 200
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PerformanceSpec:
+    """Decay: the metric on new labelled rows is worse than the gate saw by more than ``max_drop``, beyond chance."""
+
+    max_drop: float = 0.02
+    min_labelled: float = 0.5
+
+
+@dataclass(frozen=True)
+class MonitorSpec:
+    """What is watched, and how many false alarms a year (365 days) of quiet partitions may bring in all."""
+
+    drift: DriftSpec = field(default_factory=DriftSpec)
+    performance: PerformanceSpec = field(default_factory=PerformanceSpec)
+    false_alarms_per_year: float = 0.5
+    max_missing: float = 0.5
+    """A feature whose share of missing values grows by more than this is an incident, not drift."""
+
+
+@dataclass(frozen=True)
+class BudgetSpec:
+    """At most ``retrains`` in any ``per``."""
+
+    retrains: int = 4
+    per: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class RetrainSpec:
+    """When a turn may start, and for which reasons. A person's wish ignores the cooldown, not the budget."""
+
+    cooldown: timedelta = timedelta(days=7)
+    budget: BudgetSpec = field(default_factory=BudgetSpec)
+    reasons: tuple[Reason, ...] = ("drift", "decay", "person")
+    every: timedelta | None = None
+    """For the reason ``schedule``: the longest time between two trainings."""
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """Roots of this environment; the variables KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI outrank it."""
+
+    home: str = ""
+    ledger: str = ""
+    tracking: str = ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole ``kaizen.yml``."""
+
+    version: Literal[1]
+    loop: str
+    problem: ProblemSpec
+    data: DataSpec
+    train: TrainSpec
+    gates: tuple[GateSpec, ...]
+    clock: ClockSpec = field(default_factory=ClockSpec)
+    risk: RiskSpec = field(default_factory=RiskSpec)
+    place: PlaceSpec = field(default_factory=PlaceSpec)
+    evaluate: EvaluateSpec = field(default_factory=EvaluateSpec)
+    deploy: DeploySpec = field(default_factory=DeploySpec)
+    monitor: MonitorSpec = field(default_factory=MonitorSpec)
+    retrain: RetrainSpec = field(default_factory=RetrainSpec)
+    environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
+
+    @property
+    def digest(self) -> str:
+        """Identity of what the loop decides by: all keys but ``environment`` and ``place``."""
+        return digest({k: v for k, v in codec.encode(self).items() if k not in ("environment", "place")})
+
+    @property
+    def timezone(self) -> ZoneInfo:
+        """The zone in which partitions are cut."""
+        return ZoneInfo(self.clock.timezone)
+
+    @property
+    def main(self) -> str:
+        """The table whose rows are predicted: the one with features that is joined to nothing."""
+        return next(n for n, t in self.data.tables.items() if t.role == "features" and not t.join)
+
+    @property
+    def labels(self) -> str | None:
+        """The table that holds outcomes; None if the main table does."""
+        return next((n for n, t in self.data.tables.items() if t.role == "labels"), None)
+
+    @property
+    def joined(self) -> tuple[str, ...]:
+        """Tables that rows of the main table look up, in the spec's order."""
+        return tuple(n for n, t in self.data.tables.items() if t.join)
+
+    @property
+    def metric(self) -> str:
+        """The metric of the first gate: what people look at, and what decay is judged by."""
+        return self.gates[0].metric
+
+
+@dataclass(frozen=True)
+class Label:
+    """``problem.label`` taken apart."""
+
+    column: str
+    test: str
+    number: float
+
+
+def parse_label(text: str) -> Label | None:
+    """``"arr_delay > 15"`` as a ``Label``; None for ""; ``ValueError`` for anything else."""
+    if not text:
+        return None
+    match = _LABEL.fullmatch(text.strip())
+    if not match:
+        raise ValueError(text)
+    return Label(match["column"], match["test"], float(match["number"]))
+
+
+def train_partitions(window: str) -> int | None:
+    """How many partitions ``train.window`` takes: None for ``all``; ``ValueError`` for anything else."""
+    if window == "all":
+        return None
+    match = re.fullmatch(r"last ([1-9]\d*)", window)
+    if not match:
+        raise ValueError(window)
+    return int(match[1])
+
+
+def load_spec(path: Path, env: str | None = None) -> Spec:
+    """Read, merge, check. Raises ``SpecError`` (KZ30x) for the first thing that is wrong; nothing else happens."""
+    values = _read_yaml(path)
+    overlay = overlay_path(path, env) if env else None
+    if overlay is not None and overlay.exists():
+        values = _merge(values, _read_yaml(overlay))
+    return parse_spec(values, str(path))
+
+
+def overlay_path(path: Path, env: str) -> Path:
+    """Where the overlay of ``env`` lies: a sibling of ``base/``, else ``STEM.ENV.yml`` beside the file."""
+    if path.parent.name == "base":
+        return path.parent.parent / env / path.name
+    return path.with_name(f"{path.stem}.{env}{path.suffix}")
+
+
+def parse_spec(values: dict[str, Any], where: str) -> Spec:
+    """A spec from JSON values (YAML read, or compiled). Raises ``SpecError``; ``where`` names the file in it."""
+    try:
+        spec = codec.decode(Spec, values)
+    except codec.DecodeError as error:
+        codes = {"unknown key": "KZ303", "missing key": "KZ305"}
+        action = f"did you mean {error.hint!r}?" if error.hint else "correct the key; docs/reference/spec.md lists all"
+        raise SpecError(
+            codes.get(error.what, "KZ304"),
+            error.what,
+            where=f"{where}: {error.path}",
+            value=error.value,
+            limit=error.limit,
+            action=action,
+        ) from None
+    for p in _problems(spec):
+        raise SpecError(p.code, p.what, where=f"{where}: {p.key}", value=p.value, limit=p.limit, action=p.action)
+    return spec
+
+
+class _Problem(NamedTuple):
+    code: str
+    what: str
+    key: str
+    value: Any
+    limit: str
+    action: str
+
+
+def _problems(spec: Spec) -> list[_Problem]:
+    """All that single keys cannot tell."""
+    return [*_name_problems(spec), *_table_problems(spec), *_feature_problems(spec), *_gate_problems(spec)]
+
+
+def _name_problems(spec: Spec) -> list[_Problem]:
+    found: list[_Problem] = []
+    if not _LOOP_NAME.fullmatch(spec.loop):
+        found.append(
+            _Problem("KZ307", "not a loop name", "loop", spec.loop, "project/loop in a-z 0-9 _ -", "rename the loop")
+        )
+    try:
+        ZoneInfo(spec.clock.timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        zone = spec.clock.timezone
+        found.append(
+            _Problem(
+                "KZ307", "unknown time zone", "clock.timezone", zone, "an IANA name such as Europe/Paris", "correct it"
+            )
+        )
+    try:
+        parse_label(spec.problem.label)
+    except ValueError:
+        limit = '"COLUMN > NUMBER" with one of > >= < <= =='
+        found.append(_Problem("KZ307", "not a label rule", "problem.label", spec.problem.label, limit, "correct it"))
+    try:
+        train_partitions(spec.train.window)
+    except ValueError:
+        found.append(
+            _Problem(
+                "KZ307", "not a training window", "train.window", spec.train.window, '"all" or "last N"', "correct it"
+            )
+        )
+    if spec.place.mode == "python" and not spec.place.interpreter:
+        found.append(
+            _Problem(
+                "KZ305",
+                "missing key",
+                "place.interpreter",
+                None,
+                "mode python needs an interpreter",
+                "name the other environment's python",
+            )
+        )
+    for runner, key in (("kedro", "pipeline"), ("callable", "function")):
+        if spec.train.runner == runner and not getattr(spec.train, key):
+            found.append(_Problem("KZ305", "missing key", f"train.{key}", None, f"runner {runner} needs it", "name it"))
+    return found
+
+
+def _table_problems(spec: Spec) -> list[_Problem]:
+    tables = spec.data.tables
+    found: list[_Problem] = []
+    for name in tables:
+        if not _TABLE_NAME.fullmatch(name):
+            found.append(_Problem("KZ307", "not a table name", f"data.tables.{name}", name, "a-z 0-9 _", "rename it"))
+    mains = [n for n, t in tables.items() if t.role == "features" and not t.join]
+    if len(mains) != 1:
+        found.append(
+            _Problem(
+                "KZ307",
+                "exactly one table has the rows to predict",
+                "data.tables",
+                ", ".join(mains) or None,
+                "one table of role features without join",
+                "give the others `join: [columns]`",
+            )
+        )
+    elif tables[mains[0]].partition is None:
+        found.append(
+            _Problem(
+                "KZ305",
+                "missing key",
+                f"data.tables.{mains[0]}.partition",
+                None,
+                "day, month or year",
+                "say how the rows to predict are cut",
+            )
+        )
+    if sum(t.role == "labels" for t in tables.values()) > 1:
+        found.append(_Problem("KZ307", "more than one labels table", "data.tables", None, "at most one", "merge them"))
+    for name in spec.data.suite:
+        if name not in tables:
+            found.append(
+                _Problem(
+                    "KZ303",
+                    "unknown table",
+                    f"data.suite.{name}",
+                    name,
+                    "one of " + ", ".join(tables),
+                    f"did you mean {codec.nearest(name, tables)!r}?",
+                )
+            )
+    return found
+
+
+def _feature_problems(spec: Spec) -> list[_Problem]:
+    label = parse_label(spec.problem.label) if _LABEL.fullmatch(spec.problem.label.strip()) else None
+    outcomes = {*spec.data.outcomes, spec.problem.target, *([label.column] if label else [])}
+    found: list[_Problem] = []
+    for name in spec.problem.features:
+        if name in outcomes:
+            found.append(
+                _Problem(
+                    "KZ306",
+                    "an outcome cannot be a feature",
+                    "problem.features",
+                    name,
+                    "only what is known before the prediction",
+                    f"remove {name} from problem.features",
+                )
+            )
+    return found
+
+
+def _gate_problems(spec: Spec) -> list[_Problem]:
+    found: list[_Problem] = []
+    if not spec.gates:
+        found.append(
+            _Problem(
+                "KZ305", "missing key", "gates", None, "at least one gate", "no champion without a verdict: add one"
+            )
+        )
+    known = [n for n, m in MEASURES.items() if m.task == spec.problem.task]
+    for i, gate in enumerate(spec.gates):
+        if gate.metric not in known:
+            hint = codec.nearest(gate.metric, known)
+            found.append(
+                _Problem(
+                    "KZ304",
+                    "unknown metric",
+                    f"gates[{i}].metric",
+                    gate.metric,
+                    "one of " + ", ".join(known),
+                    f"did you mean {hint!r}?" if hint else "choose one of them",
+                )
+            )
+        kinds = [gate.at_least is not None, gate.at_most is not None, gate.against is not None, bool(gate.slices)]
+        if sum(kinds) != 1 or bool(gate.slices) != (gate.max_drop is not None):
+            found.append(
+                _Problem(
+                    "KZ307",
+                    "a gate has exactly one condition",
+                    f"gates[{i}]",
+                    None,
+                    "at_least, at_most, against, or slices with max_drop",
+                    "split it into several gates",
+                )
+            )
+        if not 0.5 < gate.confidence < 1:
+            found.append(
+                _Problem(
+                    "KZ304", "not a confidence", f"gates[{i}].confidence", gate.confidence, "0.5 to 1", "e.g. 0.95"
+                )
+            )
+    return found
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        from kaizen.adapters.strict_yaml import StrictYamlError, read_mapping
+    except ImportError:
+        raise MissingDependency("PyYAML", "all") from None
+    try:
+        return read_mapping(path)
+    except OSError as error:
+        limit = "a readable file"
+        raise SpecError(
+            "KZ301", "spec cannot be read", where=str(path), value=error.strerror, limit=limit, action="check the path"
+        ) from error
+    except StrictYamlError as error:
+        raise SpecError(
+            "KZ302",
+            "spec is not plain YAML",
+            where=f"{path}, line {error.line}",
+            value=error.problem,
+            limit="a UTF-8 mapping without tags, aliases or duplicate keys",
+            action="correct that line",
+        ) from error
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` on ``base``: mappings merge key by key, everything else replaces."""
+    return {
+        **base,
+        **{
+            k: _merge(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
+            for k, v in over.items()
+        },
+    }

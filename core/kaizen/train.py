@@ -1,0 +1,142 @@
+"""train: choose the training set, run the user's training in the place, keep the candidate.
+
+The gate's rows are the newest labelled window; training ends where it begins, so no compared model has seen them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kaizen import bridge, codec
+from kaizen.bridge import Request
+from kaizen.calendar import bounds, days_later
+from kaizen.canonical import digest
+from kaizen.errors import DataRefused
+from kaizen.faults import fault_point
+from kaizen.loop import Loop
+from kaizen.ports import Run
+from kaizen.records import DataVersion, Environment, TrainedModel, TrainingSet, TriggerDecision, Window
+from kaizen.spec import train_partitions
+
+
+def training_set(loop: Loop) -> TrainingSet:
+    """What a training now may see: labelled partitions, and the window that ends at the gate's.
+
+    Raises ``DataRefused``: KZ423 too few labelled partitions, KZ421 labels of one class only.
+    """
+    spec, labelled = loop.spec, loop.labelled()
+    if len(labelled) < spec.train.min_partitions:
+        raise DataRefused(
+            "KZ423",
+            "too few labelled partitions to train on",
+            where="training set",
+            value=f"{len(labelled)} ({', '.join(labelled[-3:]) or 'none'})",
+            limit=f"at least {spec.train.min_partitions} (train.min_partitions)",
+            action="wait for the next outcomes, or lower train.min_partitions",
+        )
+    end = bounds(labelled[-1], spec.timezone)[1]
+    start = days_later(end, -spec.evaluate.window.total_seconds() / 86400)
+    last = train_partitions(spec.train.window)
+    chosen = labelled if last is None else labelled[-last:]
+    _refuse_one_class(loop, chosen)
+    begin = None if last is None else bounds(chosen[0], spec.timezone)[0].isoformat()
+    gate = Window(start.isoformat(), end.isoformat())
+    return TrainingSet(loop.inputs_for(chosen, labels=True), Window(begin, gate.start), gate)
+
+
+def _refuse_one_class(loop: Loop, partitions: list[str]) -> None:
+    """Before anything is decided: a model cannot learn from one class."""
+    if loop.spec.problem.task == "regression":
+        return
+    versions: dict[str, DataVersion] = loop.versions(loop.spec.labels or loop.spec.main)
+    counts = {label: n for p in partitions for label, n in versions[p].labels.items()}
+    if len(counts) < 2:
+        raise DataRefused(
+            "KZ421",
+            "labels have one class only",
+            where=f"training set: {loop.spec.problem.target}",
+            value="class " + (", ".join(counts) or "none") + f" in {len(partitions)} partitions",
+            limit="at least 2 classes",
+            action="check problem.label and the outcomes",
+        )
+
+
+def train(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: str) -> TrainedModel:
+    """Run the training in the loop's place and keep its model. A retry finds the model that is there."""
+    if found := find_candidate(loop, examples, decision):
+        return found
+    request = training_request(loop, examples, turn)
+    return keep_candidate(loop, examples, decision, turn, bridge.run(request, loop.spec.place))
+
+
+def find_candidate(loop: Loop, examples: TrainingSet, decision: TriggerDecision) -> TrainedModel | None:
+    """The model that an earlier attempt at this very training left."""
+    return loop.find(TrainedModel, _key(loop, examples, decision))
+
+
+def training_request(loop: Loop, examples: TrainingSet, turn: str) -> Request:
+    """What the place gets."""
+    return loop.request("train", turn, inputs=examples.inputs, window=examples.window)
+
+
+def keep_candidate(
+    loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: str, outputs: dict[str, Any]
+) -> TrainedModel:
+    """Publish what a training left, record it, show it on the tracking server."""
+    profile = Path(outputs["profile"])
+    model = TrainedModel(
+        training_set=examples.digest,
+        model=loop.store.put_folder(f"{loop.name}/model", Path(outputs["model"])),
+        features=outputs["features"],
+        rows=outputs["rows"],
+        runner=loop.spec.train.runner,
+        seed=loop.spec.train.seed,
+        environment=codec.decode(Environment, outputs["environment"]),
+        profile=loop.store.put_file(f"{loop.name}/profile", lambda path: shutil.copyfile(profile, path)),
+        parity=outputs["parity"],
+    )
+    fault_point("train.before_append")
+    subject = f"candidate/{turn}"
+    # Also under its digest: a promotion names the model that way.
+    loop.ledger.append_all(
+        loop.name,
+        [
+            loop.new_event(subject, examples, f"{turn}/{examples.digest}", turn=turn),
+            loop.new_event(subject, model, _key(loop, examples, decision), turn=turn),
+        ],
+    )
+    _show(loop, examples, model, turn)
+    return model
+
+
+def _key(loop: Loop, examples: TrainingSet, decision: TriggerDecision) -> str:
+    return digest([examples.digest, loop.spec.digest, decision.generation])
+
+
+def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str) -> None:
+    environment = model.environment
+    loop.log(
+        turn,
+        Run(
+            stage="train",
+            params={
+                "runner": model.runner,
+                "seed": model.seed,
+                "window_end": examples.window.end,
+                "spec": loop.spec.digest,
+            },
+            metrics={"rows": float(model.rows)},
+            tags={
+                "mlflow.source.git.commit": environment.code,
+                "kaizen.git.dirty": str(environment.dirty).lower(),
+                "kaizen.environment": environment.packages,
+                "kaizen.candidate": model.digest,
+            },
+            datasets=[
+                {"name": f"{i.table}/{i.partition}", "digest": i.data[:32], "source": i.address, "context": "training"}
+                for i in examples.inputs
+            ],
+        ),
+    )

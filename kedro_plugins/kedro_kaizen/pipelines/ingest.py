@@ -1,0 +1,23 @@
+"""ingest: take what landed. The rules are in ``kaizen.ingest``."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node
+
+from kaizen.ingest import ingest
+from kaizen.promote import registry_name
+from kaizen.records import DataVersion
+from kedro_kaizen.project import ProjectLoop
+
+
+def run(loop: ProjectLoop) -> list[DataVersion]:
+    """Land every new file; what was added."""
+    with loop.open() as opened:
+        # A tracking server that cannot be reached is found out before anything is written.
+        opened.registry.alias(registry_name(opened), "champion")
+        return ingest(opened)
+
+
+def create_pipeline() -> Pipeline:
+    """``kaizen.loop`` to ``kaizen.ingested``."""
+    return Pipeline([node(run, "kaizen.loop", "kaizen.ingested", name="ingest")])

@@ -1,0 +1,106 @@
+"""train: the project's own nodes, in the namespace ``train``, between two of Kaizen's.
+
+The rules are in ``kaizen.train``. In a place other than this process the namespace is one node, ``train``, which runs
+the same training over there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kedro.pipeline import Pipeline, node
+
+from kaizen.errors import UsageError
+from kaizen.records import TrainedModel, TrainingSet, TriggerDecision
+from kaizen.train import find_candidate, keep_candidate, train, training_request, training_set
+from kaizen.trigger import turn_id
+from kedro_kaizen.project import ProjectLoop
+from kedro_kaizen.runner import check_training
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kaizen.loop import Loop
+
+
+def run(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, TrainedModel]:
+    """Choose the training set and train on it in the loop's place."""
+    with loop.open() as opened:
+        _check_place(opened, in_process=False)
+        examples, turn = training_set(opened), turn_id(decision)
+        opened.registry.open_turn(opened.name, turn)
+        return examples, train(opened, examples, decision, turn)
+
+
+def open_examples(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, pd.DataFrame]:
+    """Choose the training set and read it: n rows of features and the label, for the project's nodes."""
+    from kaizen.adapters.place import open_training
+
+    with loop.open() as opened:
+        _check_place(opened, in_process=True)
+        examples, turn = training_set(opened), turn_id(decision)
+        opened.registry.open_turn(opened.name, turn)
+        return examples, open_training(training_request(opened, examples, turn)).examples
+
+
+def close_model(
+    loop: ProjectLoop, decision: TriggerDecision, examples: TrainingSet, rows: pd.DataFrame, model: Any
+) -> TrainedModel:
+    """Package the model that the project's nodes left and keep it. A retry finds the model that is there."""
+    from kaizen.adapters.place import close_training
+    from kaizen.runners import Training
+
+    with loop.open() as opened:
+        if found := find_candidate(opened, examples, decision):
+            return found
+        spec, turn = opened.spec, turn_id(decision)
+        training = Training(rows, spec.problem.target, spec.train, opened.project)
+        outputs = close_training(training_request(opened, examples, turn), training, model)
+        return keep_candidate(opened, examples, decision, turn, outputs)
+
+
+def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
+    """``kaizen.decision`` to ``kaizen.training_set`` and ``kaizen.candidate``, through the project's ``training``.
+
+    Its free input ``examples`` becomes ``train.examples``, its free output ``model`` ``train.model``; parameters and
+    other datasets keep their names. Raises ``SpecError`` (KZ331) if it lacks one of the two.
+    """
+    check_training(training, "training")
+    if not in_process:
+        leaves = ["kaizen.training_set", "kaizen.candidate"]
+        return Pipeline([node(run, ["kaizen.loop", "kaizen.decision"], leaves, name="train")])
+    own = Pipeline(
+        training,
+        namespace="train",
+        inputs={"examples": "train.examples"},
+        outputs={"model": "train.model"},
+        prefix_datasets_with_namespace=False,
+    )
+    before = node(
+        open_examples,
+        ["kaizen.loop", "kaizen.decision"],
+        ["kaizen.training_set", "train.examples"],
+        name="open",
+        namespace="train",
+    )
+    after = node(
+        close_model,
+        ["kaizen.loop", "kaizen.decision", "kaizen.training_set", "train.examples", "train.model"],
+        "kaizen.candidate",
+        name="close",
+        namespace="train",
+    )
+    return Pipeline([before, own, after])
+
+
+def _check_place(loop: Loop, *, in_process: bool) -> None:
+    mode = loop.spec.place.mode
+    if (mode == "in_process") is not in_process:
+        raise UsageError(
+            "KZ230",
+            "pipelines were made for another place",
+            where="place.mode",
+            value=mode,
+            limit="in_process" if in_process else "another place than this process",
+            action="open the project again (`bootstrap_project`) before a session in another environment",
+        )

@@ -1,0 +1,125 @@
+"""The entry point ``kedro`` of ``kaizen.runners``: a project's registered pipeline, from ``examples`` to ``model``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kaizen.codec import nearest
+from kaizen.errors import SpecError
+from kedro_kaizen.project import EXAMPLES
+
+if TYPE_CHECKING:
+    from kedro.pipeline import Pipeline
+
+    from kaizen.runners import Training
+
+
+def run_pipeline(training: Training) -> Any:
+    """Run ``training.spec.pipeline`` of the project in a session of its own and return what it calls ``model``.
+
+    The pipeline's free input ``examples`` is ``training.examples``, n rows of features and the target; parameters and
+    other datasets are the project's, in the environment KAIZEN_ENV (default: Kedro's).
+
+    Raises:
+        SpecError: KZ330 no such pipeline, KZ331 it does not take examples or leave a model, KZ332 no Kedro project.
+    """
+    os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
+    with _logging_left_alone():
+        _open_project(training)
+    from kedro.framework.session import KedroSession
+
+    token = EXAMPLES.set(training.examples)
+    session = KedroSession.create(training.project, env=os.environ.get("KAIZEN_ENV"))
+    try:
+        with _runs_closed(), session:
+            return session.run(pipeline_names=[training.spec.pipeline])["model"].load()
+    finally:
+        EXAMPLES.reset(token)
+
+
+def check_training(pipeline: Pipeline, name: str) -> None:
+    """Refuse a training pipeline without the free input ``examples`` or output ``model``: ``SpecError`` KZ331."""
+    missing = [
+        f"{role} {dataset}"
+        for role, dataset, found in (
+            ("input", "examples", pipeline.inputs()),
+            ("output", "model", pipeline.outputs()),
+        )
+        if dataset not in found
+    ]
+    if missing:
+        raise SpecError(
+            "KZ331",
+            "pipeline cannot be used for training",
+            where=f"pipeline {name}",
+            value=f"no free {' and no free '.join(missing)}",
+            limit="takes `examples` (the rows, with their label) and leaves `model` (fitted)",
+            action="name the first node's input `examples` and the last one's output `model`",
+        )
+
+
+def _open_project(training: Training) -> None:
+    """Make the project this process's Kedro project, and check that it can train."""
+    from kedro.framework.project import pipelines
+    from kedro.framework.startup import bootstrap_project
+    from kedro.utils import is_kedro_project
+
+    name = training.spec.pipeline
+    if not is_kedro_project(training.project):
+        raise SpecError(
+            "KZ332",
+            "not a Kedro project",
+            where="train.runner",
+            value=str(training.project),
+            limit="a folder whose pyproject.toml has [tool.kedro]",
+            action="put kaizen.yml into conf/base of a Kedro project, or use `runner: callable`",
+        )
+    bootstrap_project(training.project)
+    if name not in pipelines:
+        hint = nearest(name, pipelines)
+        raise SpecError(
+            "KZ330",
+            "pipeline is not registered",
+            where="train.pipeline",
+            value=name,
+            limit="one of " + ", ".join(sorted(pipelines)),
+            action=f"did you mean {hint!r}?" if hint else "register it in pipeline_registry.py",
+        )
+    check_training(pipelines[name], name)
+
+
+@contextmanager
+def _logging_left_alone() -> Iterator[None]:
+    """Undo what importing Kedro, and opening a project, do to the process: a console handler on the root logger."""
+    root = logging.getLogger()
+    handlers, hook, shown = root.handlers[:], sys.excepthook, warnings.showwarning
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        sys.excepthook = hook
+        if warnings.showwarning is not shown:
+            logging.captureWarnings(False)
+
+
+@contextmanager
+def _runs_closed() -> Iterator[None]:
+    """End the MLflow runs that a project's own hooks leave open; one that was open before stays."""
+    before = _active_run()
+    try:
+        yield
+    finally:
+        while (run := _active_run()) and run != before:
+            sys.modules["mlflow"].end_run()
+
+
+def _active_run() -> str | None:
+    mlflow = sys.modules.get("mlflow")
+    run = mlflow.active_run() if mlflow else None
+    return run.info.run_id if run else None

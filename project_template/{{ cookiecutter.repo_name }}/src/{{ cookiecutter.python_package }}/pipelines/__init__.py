@@ -1,0 +1,1 @@
+"""Pipelines that this project wrote itself."""

@@ -1,0 +1,5 @@
+"""Training, written by this project."""
+
+from .pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

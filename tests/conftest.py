@@ -1,0 +1,88 @@
+"""What holds for every test: no tool reports home, nothing outside the test's own folder is touched, no quiet skip."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before any library is imported: some read these once, at import.
+os.environ.update(
+    DO_NOT_TRACK="1",
+    DVC_NO_ANALYTICS="1",
+    GX_ANALYTICS_ENABLED="false",
+    KEDRO_DISABLE_TELEMETRY="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+)
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+# A shared machine may be slow at any moment: how long an example takes says nothing.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=2_000)
+hypothesis.settings.load_profile("default")
+
+NO_SKIPS = os.environ.get("KAIZEN_NO_SKIPS") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:
+        _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """With KAIZEN_NO_SKIPS=1 a skip is a failure that shows the skip's reason."""
+    if NO_SKIPS:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"KAIZEN_NO_SKIPS=1 allows no skip. {reason}"
+
+
+@pytest.fixture(autouse=True)
+def isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test has its own working folder, MLflow store, DVC configuration, and Kedro project."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for variable in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / ".dvc-of-the-user"))
+    for variable in [
+        name for name in os.environ if name.startswith(("KEDRO_ENV", "MLFLOW_REGISTRY_URI", "KAIZEN_FAULT"))
+    ]:
+        monkeypatch.delenv(variable)
+    path = sys.path.copy()
+    yield
+    sys.path[:] = path
+    _forget_project(tmp_path)
+    _forget_mlflow()
+
+
+def _forget_project(folder: Path) -> None:
+    """A Kedro project that a test made leaves its modules behind: the next one has the same package name."""
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or os.devnull).is_relative_to(folder):
+            del sys.modules[name]
+
+
+def _forget_mlflow() -> None:
+    """MLflow keeps the tracking URI and the active run in the process."""
+    if mlflow := sys.modules.get("mlflow"):
+        while mlflow.active_run():
+            mlflow.end_run()
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
