@@ -8,40 +8,36 @@ often the loop would retrain for nothing.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaizen import bridge
+from kaizen import report
 from kaizen.calendar import bounds
 from kaizen.clock import VirtualClock
-from kaizen.errors import UsageError
-from kaizen.ingest import find_files
 from kaizen.loop import Loop, open_loop
 from kaizen.measures import MEASURES
-from kaizen.publish import publish_file, publish_json, publish_text
+from kaizen.publish import publish_json, publish_text
 from kaizen.records import (
     Estimate,
     EvaluationReport,
     HealthReport,
-    Promotion,
     PromotionDecision,
     ScoredBatch,
     TriggerDecision,
     TurnRecord,
     ValidationReport,
-    Window,
 )
-from kaizen.spec import Spec, TableSpec, load_spec
+from kaizen.spec import Spec, load_spec
 from kaizen.trigger import turn_id
 from kaizen.turn import advance
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+    from kaizen.adapters.history import History, Part
 
 CONFIDENCE = 0.95
 MIN_GAIN = 0.02
@@ -49,8 +45,6 @@ MAX_PROMISED_TOO_MUCH = 0.02
 MAX_RETRAINS_WHEN_STATIONARY = 1
 
 Progress = Callable[[str], None]
-History = dict[str, dict[str, "pd.DataFrame"]]
-"""Table to partition to rows; a table that is not cut has the one partition ``all``."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class Replay:
     """One replay: a row per scored partition, and the predictions of loop and static model on the same labels."""
 
     months: list[dict[str, Any]]
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    parts: list[Part]
     retrains: int
     seconds: float
 
@@ -78,16 +72,16 @@ def backtest(
     Raises:
         UsageError: KZ220: too little history to replay.
     """
-    from kaizen import report
+    from kaizen.adapters.history import read_history, shuffle_history
 
     started = time.monotonic()
     spec = load_spec(path, env)
     history = read_history(spec, path)
     progress(f"history: {len(history[spec.main])} partitions of {spec.main}")
-    real = _replay(spec, path, history, out / "replay", progress)
+    real = replay(spec, path, history, out / "replay", progress)
     twin_spec, twin = shuffle_history(spec, history, seed)
     progress("again, with the rows shuffled across partitions")
-    shuffled = _replay(twin_spec, path, twin, out / "shuffled", progress)
+    shuffled = replay(twin_spec, path, twin, out / "shuffled", progress)
     summary = _summarise(spec, real, shuffled)
     summary["seconds"] = round(time.monotonic() - started, 1)
     publish_json(out / "summary.json", summary)
@@ -96,132 +90,46 @@ def backtest(
     return summary
 
 
-def read_history(spec: Spec, path: Path) -> History:
-    """All that the sources hold now, cut into partitions."""
-    from kaizen.adapters import tables
+def replay(spec: Spec, path: Path, history: History, folder: Path, progress: Progress) -> Replay:
+    """Land ``history`` partition by partition below ``folder`` and let the loop do what is due each time."""
+    from kaizen.adapters.history import land, paired_predictions
 
-    history: History = {}
-    for name, table in spec.data.tables.items():
-        parts: dict[str, list[pd.DataFrame]] = {}
-        for file in find_files(table.uri, path.parent):
-            for key, rows in _cut(spec, table, tables.read_source(file, table.columns), str(file)).items():
-                parts.setdefault(key, []).append(rows)
-        history[name] = {key: _joined(frames) for key, frames in sorted(parts.items())}
-    if len(history[spec.main]) < spec.train.min_partitions + 2:
-        raise UsageError(
-            "KZ220",
-            "too little history to replay",
-            where=str(path),
-            value=f"{len(history[spec.main])} partitions of {spec.main}",
-            limit=f"at least {spec.train.min_partitions + 2} (train.min_partitions and two to score)",
-            action="let more data land, or lower train.min_partitions",
-        )
-    return history
-
-
-def _cut(spec: Spec, table: TableSpec, frame: pd.DataFrame, where: str) -> dict[str, pd.DataFrame]:
-    from kaizen.adapters import tables
-
-    if table.partition is None:
-        return {"all": frame}
-    timed = tables.with_time(frame, spec.problem.timestamp, where)
-    return tables.split(timed, spec.problem.timestamp, table.partition, spec.clock.timezone)
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
-    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-
-
-def shuffle_history(spec: Spec, history: History, seed: int) -> tuple[Spec, History]:
-    """The same rows with everything but their time shuffled: a stationary twin, and the spec that reads it.
-
-    Look-ups are joined first, so that each row keeps its own; a row number becomes the entity.
-    """
-    import numpy as np
-    import pandas as pd
-
-    from kaizen.adapters.examples import assemble_wide, default_features
-
-    problem = spec.problem
-    everything = {name: pd.concat(parts.values(), ignore_index=True) for name, parts in history.items() if parts}
-    wide, outcomes = assemble_wide(spec, everything)
-    features = problem.features or default_features(spec, wide)
-    order = np.random.default_rng(seed).permutation(len(wide))
-    times = wide[problem.timestamp].iloc[order].reset_index(drop=True)
-    rows = np.arange(len(wide))
-    main = wide.assign(**{problem.timestamp: times, "row": rows})
-    truth = outcomes.assign(**{problem.timestamp: main[problem.timestamp], "row": rows})
-    names = (spec.main, spec.labels or "outcomes")
-    tables = {
-        names[0]: replace(spec.data.tables[spec.main], columns=()),
-        names[1]: TableSpec(uri="", partition=spec.data.tables[spec.main].partition, role="labels"),
-    }
-    suite = {t: s for t, s in spec.data.suite.items() if t == spec.main}
-    twin = replace(
-        spec,
-        problem=replace(problem, entity=("row",), features=tuple(features)),
-        data=replace(spec.data, tables=tables, suite=suite),
-    )
-    cut = {name: _cut(twin, tables[name], frame, name) for name, frame in zip(names, (main, truth), strict=True)}
-    return twin, cut
-
-
-def _replay(spec: Spec, path: Path, history: History, folder: Path, progress: Progress) -> Replay:
-    """Land the history partition by partition and let the loop do what is due each time."""
     started = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     landing = folder / "landing"
     tables = {n: replace(t, uri=str(landing / n / "*.parquet"), columns=()) for n, t in spec.data.tables.items()}
-    landed = replace(spec, data=replace(spec.data, tables=tables))
-    partitions = list(history[spec.main])
-    clock = VirtualClock(bounds(partitions[0], spec.timezone)[0])
+    whole, rows, outcomes = _by_role(spec)
+    clock = VirtualClock(bounds(next(iter(history[spec.main])), spec.timezone)[0])
     months: list[dict[str, Any]] = []
-    parts = []
+    parts: list[Part] = []
+    landed = replace(spec, data=replace(spec.data, tables=tables))
     with open_loop(path, spec=landed, home=folder / "home", clock=clock) as loop:
-        first = _features_of(spec, history)
-        for table, rows in first:
-            _land(landing, table, "all", rows)
-        for partition in partitions:
+        land(landing, whole, history)
+        for partition in history[spec.main]:
             begin, end = bounds(partition, spec.timezone)
             clock.move_to(max(begin, clock.now()))
-            for table in _tables(spec, labels=False):
-                _land(landing, table, partition, history[table].get(partition))
+            land(landing, rows, history, partition)
             progress(f"{partition}  rows landed")
             advance(loop)
             scored = loop.head(ScoredBatch, f"score/{partition}")
             clock.move_to(end + spec.problem.label_delay)
-            for table in _tables(spec, labels=True):
-                _land(landing, table, partition, history[table].get(partition))
+            land(landing, outcomes, history, partition)
             done = advance(loop)
             if scored:
-                months.append(_row(loop, partition, scored))
-                parts.append(_predictions(loop, partition, scored))
-            progress(f"{partition}  {_one_line(months[-1] if scored else None, done.decision, done.turn)}")
-        _fill_realised(months, loop)
-        _fill_values(loop, months, parts)
-        retrains = sum(1 for d in _decisions(loop) if d.retrain and "first" not in d.causes)
+                parts.append(paired_predictions(loop, partition, scored))
+                months.append(_row(loop, partition, scored, parts[-1]))
+            progress(f"{partition}  {_one_line(months[-1] if scored else None, done.turn)}")
+        _fill_realised(loop, months)
+        retrains = sum(d.retrain and "first" not in d.causes for d in _decisions(loop))
     return Replay(months, parts, retrains, round(time.monotonic() - started, 1))
 
 
-def _features_of(spec: Spec, history: History) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Tables that are not cut: there from the beginning."""
-    for name, table in spec.data.tables.items():
-        if table.partition is None and history[name]:
-            yield name, history[name]["all"]
-
-
-def _tables(spec: Spec, *, labels: bool) -> list[str]:
-    """Cut tables of one role."""
-    return [n for n, t in spec.data.tables.items() if t.partition and (t.role == "labels") == labels]
-
-
-def _land(landing: Path, table: str, partition: str, rows: pd.DataFrame | None) -> None:
-    from kaizen.adapters.tables import write_parquet
-
-    if rows is not None:
-        publish_file(landing / table / f"{partition}.parquet", lambda path: write_parquet(rows, path))
+def _by_role(spec: Spec) -> tuple[list[str], list[str], list[str]]:
+    """Tables that are there from the beginning; those that bring rows to predict; those that bring outcomes."""
+    tables = spec.data.tables.items()
+    whole = [n for n, t in tables if t.partition is None]
+    outcomes = [n for n, t in tables if t.partition and t.role == "labels"]
+    return whole, [n for n, t in tables if t.partition and t.role == "features"], outcomes
 
 
 def _decisions(loop: Loop) -> list[TriggerDecision]:
@@ -229,7 +137,7 @@ def _decisions(loop: Loop) -> list[TriggerDecision]:
     return [TriggerDecision.from_json(e.payload) for e in events]
 
 
-def _row(loop: Loop, partition: str, scored: ScoredBatch) -> dict[str, Any]:
+def _row(loop: Loop, partition: str, scored: ScoredBatch, part: Part) -> dict[str, Any]:
     """What happened with one partition, as the report shows it."""
     health = loop.head(HealthReport, f"health/{partition}")
     decision = next((d for d in reversed(_decisions(loop)) if d.partition == partition and d.health), None)
@@ -256,6 +164,7 @@ def _row(loop: Loop, partition: str, scored: ScoredBatch) -> dict[str, Any]:
         "reason": decision.reason if decision else "",
         "gate": None if verdict is None else "promoted" if verdict.promote else "refused",
         "gate_reasons": [g.reason for g in verdict.gates] if verdict else [],
+        **_values(loop.spec.metric, part),
         **_gain_seen(loop, record, verdict),
         "gain_realised": None,
     }
@@ -271,51 +180,26 @@ def _gain_seen(loop: Loop, record: TurnRecord | None, verdict: PromotionDecision
     return {"gain_seen": found.value if found else None, "gain_seen_low": found.low if found else None}
 
 
-def _fill_realised(months: list[dict[str, Any]], loop: Loop) -> None:
+def _fill_realised(loop: Loop, months: list[dict[str, Any]]) -> None:
     """A promotion's gain comes true in the next partition; it belongs beside what the gate saw."""
-    for row, following in zip(months, months[1:], strict=False):
+    for row, following in itertools.pairwise(months):
         report = loop.head(HealthReport, f"health/{following['partition']}")
         if row["gate"] == "promoted" and report:
             row["gain_realised"] = report.gain_realised
 
 
-def _predictions(
-    loop: Loop, partition: str, scored: ScoredBatch
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Label, the loop's prediction, the never-retrained model's, and day, for the labelled rows of a partition."""
-    import numpy as np
+def _values(metric: str, part: Part) -> dict[str, float | None]:
+    """The metric of the loop's champion and of the never-retrained model on the same rows."""
+    from kaizen.adapters.estimates import compare
 
-    from kaizen.adapters import tables
-    from kaizen.adapters.examples import Examples, join_labels
-
-    first = Promotion.from_json(next(loop.ledger.events(loop.name, subject="champion", limit=1)).payload)
-    request = loop.request(
-        "score",
-        "static",
-        inputs=loop.inputs_for([partition], labels=False),
-        window=Window(None, None),
-        models={"champion": loop.model(first)},
-    )
-    static = tables.read_parquet(Path(bridge.run(request, loop.spec.place)["predictions"]))
-    ours = tables.read_parquet(loop.store.file(scored.predictions))
-    truth = loop.inputs_for([partition], labels=True)[-1]
-    outcomes = ours if loop.spec.labels is None else tables.read_parquet(loop.store.file(truth.address))
-    label = join_labels(loop.spec, ours, outcomes)
-    known = ~np.isnan(label)
-    days = Examples(ours, ours).days(loop.spec.problem.timestamp, loop.spec.clock.timezone)
-    return label[known], ours["prediction"].to_numpy()[known], static["prediction"].to_numpy()[known], days[known]
+    label, ours, static, day = part
+    found = {
+        n: compare(metric, label, {"candidate": p}, day, CONFIDENCE) for n, p in (("loop", ours), ("static", static))
+    }
+    return {f"value_{name}": c.candidate.value if c else None for name, c in found.items()}
 
 
-def _fill_values(loop: Loop, months: list[dict[str, Any]], parts: list[Any]) -> None:
-    from kaizen.adapters import estimates
-
-    for row, (label, ours, static, day) in zip(months, parts, strict=True):
-        for name, prediction in (("value_loop", ours), ("value_static", static)):
-            found = estimates.compare(loop.spec.metric, label, {"candidate": prediction}, day, CONFIDENCE)
-            row[name] = found.candidate.value if found else None
-
-
-def _one_line(row: dict[str, Any] | None, decision: TriggerDecision | None, turn: TurnRecord | None) -> str:
+def _one_line(row: dict[str, Any] | None, turn: TurnRecord | None) -> str:
     if row is None:
         return f"outcomes landed; {turn.outcome}: first champion" if turn else "outcomes landed; no champion yet"
     what = f"{row['gate']}" if row["gate"] else "no retraining"

@@ -1,9 +1,9 @@
 """One stage, any place: a request goes in, one result file comes out.
 
-train, evaluate, deploy (its proof that a model opens) and score run where the loop's ``place`` says. The caller writes ``request.json`` into a folder of its own,
-starts ``python -m kaizen.bridge FOLDER`` there (or calls ``perform`` in process), and reads ``result.json``, which is
-published last. Nothing is ever read out of logs. A place has no ledger, registry or Airflow credentials: only the
-variables named in ``PASSED_ON`` reach it.
+train, evaluate, deploy (its proof that a model opens) and score run where the loop's ``place`` says. The caller writes
+``request.json`` into a folder of its own, starts ``python -m kaizen.bridge FOLDER`` there (or calls ``perform`` in
+process), and reads ``result.json``, which is published last. Nothing is ever read out of logs. A place has no ledger,
+registry or Airflow credentials: only the variables named in ``PASSED_ON`` reach it.
 """
 
 from __future__ import annotations

@@ -184,9 +184,7 @@ def _backtest(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary))
     else:
         print(report.table(summary))
-        print(
-            f"\nreport: {arguments.out / 'report.html'}   facts: {arguments.out / 'summary.json'}   {summary['seconds']} s"
-        )
+        print(f"\nreport: {arguments.out / 'report.html'}  facts: {arguments.out / 'summary.json'}")
     return 0 if all(check["passed"] for check in summary["checks"]) else 1
 
 
@@ -295,9 +293,8 @@ def _show(ledger: Any, arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps({**vars(e), "at": e.at.isoformat()}))
         else:
-            print(
-                f"{e.position:>8} {e.at.isoformat(timespec='seconds')} {e.loop} {e.subject}#{e.subject_seq} {e.kind} {e.turn}"
-            )
+            at = e.at.isoformat(timespec="seconds")
+            print(f"{e.position:>8} {at} {e.loop} {e.subject}#{e.subject_seq} {e.kind} {e.turn}")
     return 0
 
 

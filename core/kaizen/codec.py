@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import functools
 import re
+import sys
 import types
 import typing
 from datetime import timedelta
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MAX_FLOAT = sys.float_info.max
 
 
 class DecodeError(ValueError):
@@ -39,8 +41,8 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """``"90s" "15m" "2h" "7d"`` as a ``timedelta``; anything else is a ``ValueError``."""
-    match = re.fullmatch(r"(\d+)([smhd])", text)
+    """``"90s" "15m" "2h" "7d"``, at most six digits, as a ``timedelta``; anything else is a ``ValueError``."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if not match:
         raise ValueError(text)
     return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
@@ -123,7 +125,7 @@ def _decode_dict(item: Any, value: Any, path: str) -> dict[str, Any]:
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise DecodeError(path, "wrong type", _shown(value), "a mapping")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in value:
         if key not in fields:
@@ -138,6 +140,11 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     return kind(**found)
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
     if kind is timedelta:
         try:
@@ -146,7 +153,7 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
             raise DecodeError(
                 path, "not a duration", _shown(value), 'a number with a unit: "90s", "15m", "2h", "7d"'
             ) from None
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    if kind is float and type(value) in (int, float) and abs(value) <= _MAX_FLOAT:
         return float(value)
     if kind in (str, int, bool) and type(value) is kind:
         return value

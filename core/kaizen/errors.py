@@ -22,6 +22,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,12 +67,12 @@ class KaizenError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         """The facts as plain JSON values, for ``--json`` and result files."""
-        facts = {"value": self.value, "limit": self.limit}
         return {
             "code": self.code,
             "what": self.what,
             "where": self.where,
-            **{k: v if isinstance(v, str | int | float | bool | None) else str(v) for k, v in facts.items()},
+            "value": _plain(self.value),
+            "limit": _plain(self.limit),
             "action": self.action,
         }
 
@@ -87,6 +88,12 @@ class KaizenError(Exception):
             limit=facts.get("limit"),
             action=facts.get("action", ""),
         )
+
+
+def _plain(fact: Any) -> Any:
+    # JSON knows no NaN and no infinity.
+    plain = math.isfinite(fact) if isinstance(fact, float) else isinstance(fact, str | int | None)
+    return fact if plain else str(fact)
 
 
 def _rebuild(cls: type[KaizenError], state: dict[str, Any]) -> KaizenError:

@@ -20,7 +20,7 @@ from kaizen.errors import DataRefused, PartitionConflict, SpecError
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.records import DataVersion, Delivery, Source
-from kaizen.spec import TableSpec, parse_label
+from kaizen.spec import parse_label
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
@@ -72,13 +72,11 @@ def ingest_file(loop: Loop, name: str, path: Path, *, until: datetime | None = N
     if loop.find(Delivery, key):
         return []
     parts = _read_partitions(loop, name, path, until)
+    _refuse_changed(path, source.sha256)
     fault_point("ingest.after_read")
-    known = loop.versions(name)
-    drafts = {p: _publish(loop, name, p, rows) for p, rows in parts.items()}
-    new = {p: address for p, address in drafts.items() if p not in known or known[p].address != address}
-    _refuse_conflicts(name, table, known, new)
+    addresses = {p: _publish(loop, name, p, parts[p]) for p in _new_partitions(loop, name, parts)}
     fault_point("ingest.after_publish")
-    versions = [_version(loop, name, p, address, parts[p], source) for p, address in new.items()]
+    versions = [_version(loop, name, p, address, parts[p], source) for p, address in addresses.items()]
     fault_point("ingest.after_commit")
     delivery = Delivery(name, source, tuple(parts))
     events = [loop.new_event(f"data/{name}/{v.partition}", v, f"{name}/{v.partition}/{v.address}") for v in versions]
@@ -104,15 +102,26 @@ def _stable_digest(path: Path) -> str:
             action="check the path and its permissions",
         ) from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != after.st_size:
-        raise DataRefused(
-            "KZ406",
-            "file is still being written",
-            where=str(path),
-            value=f"{before.st_size} bytes, then {after.st_size}",
-            limit="a file that does not change",
-            action="deliver under a name that begins with a dot and rename when complete; then retry",
-        )
+        raise _still_written(path, f"{before.st_size} bytes, then {after.st_size}")
     return digests["sha256"]
+
+
+def _refuse_changed(path: Path, sha256: str) -> None:
+    """The rows that were read must be those of the file that the record will name."""
+    found = _stable_digest(path)
+    if found != sha256:
+        raise _still_written(path, f"sha256 {sha256}, then {found}")
+
+
+def _still_written(path: Path, value: str) -> DataRefused:
+    return DataRefused(
+        "KZ406",
+        "file is still being written",
+        where=str(path),
+        value=value,
+        limit="a file that does not change",
+        action="deliver under a name that begins with a dot and rename when complete; then retry",
+    )
 
 
 def _read_partitions(loop: Loop, name: str, path: Path, until: datetime | None) -> dict[str, pd.DataFrame]:
@@ -125,6 +134,8 @@ def _read_partitions(loop: Loop, name: str, path: Path, until: datetime | None) 
     tables.check_columns(frame, needed, str(path))
     _check_rows(loop, name, frame, str(path))
     if table.partition is None:
+        _refuse_all_null(frame, needed, f"{path}: {name}")
+        _refuse_twice(loop, name, frame, str(path))
         return {WHOLE: frame}
     frame = tables.with_time(frame, spec.problem.timestamp, str(path))
     parts = tables.split(frame, spec.problem.timestamp, table.partition, spec.clock.timezone)
@@ -132,6 +143,7 @@ def _read_partitions(loop: Loop, name: str, path: Path, until: datetime | None) 
     for partition, rows in parts.items():
         _refuse_future(loop, partition, f"{path}: {name}/{partition}")
         _refuse_all_null(rows, needed, f"{path}: {name}/{partition}")
+        _refuse_twice(loop, name, rows, f"{path}: {name}/{partition}")
     return parts
 
 
@@ -183,6 +195,16 @@ def _refuse_all_null(rows: pd.DataFrame, needed: tuple[str, ...], where: str) ->
         )
 
 
+def _refuse_twice(loop: Loop, name: str, rows: pd.DataFrame, where: str) -> None:
+    """Look-ups and outcomes are joined by their keys. With a suite it is validate that may quarantine repeats."""
+    from kaizen.adapters.examples import refuse_twice
+
+    table = loop.spec.data.tables[name]
+    keys = loop.spec.problem.entity if table.role == "labels" else table.join
+    if keys and name not in loop.spec.data.suite:
+        refuse_twice(rows, keys, where)
+
+
 def _refuse_future(loop: Loop, partition: str, where: str) -> None:
     begins, now = bounds(partition, loop.spec.timezone)[0], loop.clock.now()
     if begins > now:
@@ -196,19 +218,26 @@ def _refuse_future(loop: Loop, partition: str, where: str) -> None:
         )
 
 
-def _refuse_conflicts(name: str, table: TableSpec, known: Mapping[str, DataVersion], new: Mapping[str, str]) -> None:
-    if table.partition is None:
-        return
-    for partition, address in new.items():
-        if partition in known:
+def _new_partitions(loop: Loop, name: str, parts: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The partitions whose content is not there yet; nothing is kept. Raises ``PartitionConflict`` (KZ430)."""
+    from kaizen.adapters.tables import write_parquet
+
+    known, new = loop.versions(name), []
+    for partition, rows in parts.items():
+        before = known[partition].address if partition in known else ""
+        address = loop.store.address_of(f"{name}/{partition}", partial(write_parquet, rows)) if before else ""
+        if before and address != before and loop.spec.data.tables[name].partition:
             raise PartitionConflict(
                 "KZ430",
                 "partition was delivered before with other content",
                 where=f"{name}/{partition}",
                 value=f"sha256 {split_address(address)[1]}",
-                limit=f"sha256 {split_address(known[partition].address)[1]}",
+                limit=f"sha256 {split_address(before)[1]}",
                 action="deliver corrections as another partition, or remove the file",
             )
+        if not before or address != before:
+            new.append(partition)
+    return new
 
 
 def _publish(loop: Loop, name: str, partition: str, rows: pd.DataFrame) -> str:

@@ -36,6 +36,9 @@ from kaizen.records import (
 from kaizen.spec import Spec, load_spec
 from kaizen.store import Store, split_address
 
+EVERYTHING = Window(None, None)
+"""All rows, whatever their time."""
+
 R = TypeVar("R", bound=Record)
 
 
@@ -181,7 +184,7 @@ class Loop:
         turn: str,
         *,
         inputs: Iterable[Input] = (),
-        window: Window = Window(None, None),
+        window: Window = EVERYTHING,
         models: Mapping[str, TrainedModel] | None = None,
         reference: str = "",
     ) -> Request:

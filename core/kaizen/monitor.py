@@ -61,15 +61,19 @@ def judge_drift(
 def _judge_feature(
     then: FeatureProfile | None, now: FeatureProfile, rows_then: int, rows_now: int, spec: DriftSpec, level: float
 ) -> FeatureDrift:
-    if then is None or min(rows_then, rows_now) < spec.min_rows:
-        return FeatureDrift(now.feature, "unknown", None, None, 0.0, now.missing / max(1, rows_now))
+    missing = now.missing / max(1, rows_now)
+    if then is None:
+        return FeatureDrift(now.feature, "unknown", None, None, missing, missing)
+    missing_then = then.missing / max(1, rows_then)
+    if min(rows_then, rows_now) < max(1, spec.min_rows):
+        return FeatureDrift(now.feature, "unknown", None, None, missing_then, missing)
     # Missing rows are a bin of their own: a null rate that moves is drift too.
     before = [b.count for b in then.bins] + [then.missing]
     after = [b.count for b in now.bins] + [now.missing]
     value = psi(before, after)
     chance = psi_p_value(value, len(before), rows_then, rows_now)
     status: Health = "alarm" if value >= spec.psi and chance < level else "ok"
-    return FeatureDrift(now.feature, status, value, chance, then.missing / rows_then, now.missing / rows_now)
+    return FeatureDrift(now.feature, status, value, chance, missing_then, missing)
 
 
 def _sum_up(drifts: Sequence[FeatureDrift]) -> Health:
@@ -148,8 +152,9 @@ def monitor_partition(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> Heal
 def _measure(
     loop: Loop, batch: ScoredBatch, promotion: Promotion, model: TrainedModel
 ) -> tuple[Measured | None, float | None]:
-    """The champion, and the one it replaced, on the labelled rows that neither has seen."""
-    before = loop.promotion(promotion.replaces) if promotion.replaces else None
+    """The champion on the labelled rows that it has not seen; the first time, beside the one that it replaced."""
+    first = promotion.replaces is not None and _is_first_after(loop, batch, promotion)
+    before = loop.promotion(promotion.replaces) if first and promotion.replaces else None
     models = {"candidate": model, **({"champion": loop.model(before)} if before else {})}
     window = Window(unseen_from(loop, promotion), None)
     inputs = loop.inputs_for([batch.partition], labels=True)
@@ -162,8 +167,7 @@ def _measure(
         return None, None
     seen = _seen_at_gate(loop, promotion)
     measured = Measured(whole.metric, whole.candidate, seen[0], seen[1], outputs["rows"], batch.rows) if seen else None
-    first = _is_first_after(loop, batch, promotion)
-    return measured, whole.gain.value if whole.gain and first else None
+    return measured, whole.gain.value if whole.gain else None
 
 
 def _seen_at_gate(loop: Loop, promotion: Promotion) -> tuple[Estimate, float] | None:

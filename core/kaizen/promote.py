@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from kaizen.errors import HeadMoved
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
-from kaizen.measures import MEASURES
 from kaizen.ports import Run
 from kaizen.records import Comparison, EvaluationReport, GateResult, Promotion, PromotionDecision, TrainedModel
 from kaizen.spec import GateSpec

@@ -97,7 +97,7 @@ def publish_folder(folder: Path, parent: Path) -> tuple[Path, str]:
 
 
 def verify_folder(folder: Path, identity: str) -> None:
-    """Check every file of a published folder. Raises ``IntegrityError`` (KZ611, KZ612) naming the first that differs."""
+    """Check every file of a published folder. Raises ``IntegrityError`` (KZ611, KZ612) with the first that differs."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         found = digest(manifest)

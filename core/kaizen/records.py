@@ -19,7 +19,7 @@ Health = Literal["ok", "alarm", "unknown"]
 
 @dataclass(frozen=True)
 class Record:
-    """Base of all records. ``version`` is that of the JSON form; ``upgrades`` turn older forms into today's."""
+    """Base of all records. ``version`` is that of the JSON form; it grows when an older reader would go wrong."""
 
     version: ClassVar[int] = 1
     not_identity: ClassVar[tuple[str, ...]] = ()

@@ -2,8 +2,8 @@
 
 An unknown key is an error that names the nearest known one. The environment's overlay (``conf/<env>/kaizen.yml`` beside
 ``conf/base/kaizen.yml``, else ``kaizen.<env>.yml``) is merged key by key; nothing is interpolated. Relative paths start
-at the spec's file. The digest leaves out ``environment`` and ``place``: where things lie and run does not change what is
-decided.
+at the spec's file. The digest leaves out ``environment`` and ``place``: where things lie and run does not change what
+is decided.
 """
 
 from __future__ import annotations
@@ -349,7 +349,8 @@ def _name_problems(spec: Spec) -> list[_Problem]:
         )
     try:
         ZoneInfo(spec.clock.timezone)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # OSError: the name of a folder of zones, such as Europe.
         zone = spec.clock.timezone
         found.append(
             _Problem(

@@ -12,7 +12,7 @@ from kaizen.faults import fault_point
 from kaizen.ingest import ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor
-from kaizen.promote import heal_aliases, promote, registry_name
+from kaizen.promote import promote, registry_name
 from kaizen.records import (
     DataVersion,
     Deployment,
@@ -30,7 +30,7 @@ from kaizen.records import (
 from kaizen.score import score
 from kaizen.train import train, training_set
 from kaizen.trigger import open_decision, trigger, turn_id
-from kaizen.validate import validate
+from kaizen.validate import read_suites, validate
 
 Progress = Callable[[str], None]
 """Told the name of a stage when it begins."""
@@ -44,7 +44,6 @@ def turn(loop: Loop, decision: TriggerDecision, *, progress: Progress = _silent)
     """Carry out one decision to retrain."""
     name = turn_id(decision)
     examples = training_set(loop)
-    loop.registry.open_turn(loop.name, name)
     progress("train")
     candidate = train(loop, examples, decision, name)
     progress("evaluate")
@@ -105,7 +104,8 @@ def advance(loop: Loop, *, until: datetime | None = None, wish: str = "", progre
         until: take only partitions that end by then: a turn as it would have been on that day.
         wish: why a person asks for a retraining, or "".
     """
-    # A tracking server that cannot be reached is found out before anything is written.
+    # What cannot work is found out before anything is written: a suite that is none, a tracking server out of reach.
+    read_suites(loop)
     loop.registry.alias(registry_name(loop), "champion")
     done = Advance()
     progress("ingest")
@@ -118,8 +118,6 @@ def advance(loop: Loop, *, until: datetime | None = None, wish: str = "", progre
     if open_decision(loop):
         done.turn = turn(loop, done.decision, progress=progress)
         _watch(loop, done, progress)
-    else:
-        heal_aliases(loop)
     return done
 
 

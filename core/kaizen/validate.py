@@ -7,7 +7,6 @@ the report says so. A refused partition is used nowhere; delivering it again is 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from kaizen.canonical import digest
@@ -24,15 +23,23 @@ def validate(loop: Loop) -> list[ValidationReport]:
     Raises:
         DataRefused: KZ450 after the report of the first refused partition is kept; the rest wait for the next call.
     """
-    reports = []
+    suites, reports = read_suites(loop), []
     for table in loop.spec.data.tables:
-        suite = _suite(loop, table)
         known = loop.heads(ValidationReport, f"validation/{table}/")
         for partition, version in loop.versions(table).items():
             previous = known.get(partition)
             if previous is None or previous.data != version.digest:
-                reports.append(validate_version(loop, version, suite))
+                reports.append(validate_version(loop, version, suites.get(table)))
     return reports
+
+
+def read_suites(loop: Loop) -> dict[str, dict[str, Any]]:
+    """The suites that the spec names, by table. Raises ``SpecError`` (KZ32x) for the first that is not one."""
+    if not loop.spec.data.suite:
+        return {}
+    from kaizen.adapters.great_expectations_suite import read_suite
+
+    return {table: read_suite(loop.path.parent / path) for table, path in loop.spec.data.suite.items()}
 
 
 def validate_version(loop: Loop, version: DataVersion, suite: dict[str, Any] | None) -> ValidationReport:
@@ -89,11 +96,3 @@ def _check(loop: Loop, version: DataVersion, suite: dict[str, Any] | None) -> Va
         quarantine=quarantine,
         reason=reason,
     )
-
-
-def _suite(loop: Loop, table: str) -> dict[str, Any] | None:
-    if table not in loop.spec.data.suite:
-        return None
-    from kaizen.adapters.great_expectations_suite import read_suite
-
-    return read_suite(Path(loop.path.parent / loop.spec.data.suite[table]))

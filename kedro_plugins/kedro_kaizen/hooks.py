@@ -30,7 +30,7 @@ class KaizenHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:
         """Give a turn its loop and its records; a bad spec is refused here, before any node runs."""
-        if "kaizen.loop" not in pipeline.inputs():
+        if "kaizen_loop" not in pipeline.inputs():
             return
         from kedro_kaizen.pipelines.turn import add_datasets
         from kedro_kaizen.project import loop_of

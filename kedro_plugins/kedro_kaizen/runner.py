@@ -98,10 +98,13 @@ def _open_project(training: Training) -> None:
 def _logging_left_alone() -> Iterator[None]:
     """Undo what importing Kedro, and opening a project, do to the process: a console handler on the root logger."""
     root = logging.getLogger()
-    handlers, hook, shown = root.handlers[:], sys.excepthook, warnings.showwarning
+    handlers, disabled, hook, shown = root.handlers[:], root.manager.disable, sys.excepthook, warnings.showwarning
+    # Kedro says at once where its console handler was configured from.
+    logging.disable(max(disabled, logging.INFO))
     try:
         yield
     finally:
+        logging.disable(disabled)
         root.handlers[:] = handlers
         sys.excepthook = hook
         if warnings.showwarning is not shown:

@@ -6,7 +6,7 @@ the labels table can reach a feature: labels are joined last, as one column, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +124,22 @@ def refuse_outcomes(spec: Spec, names: tuple[str, ...] | list[str], where: str) 
         )
 
 
+def refuse_twice(table: pd.DataFrame, keys: Sequence[str], where: str) -> None:
+    """Raise ``DataRefused`` (KZ411) if two rows have the same ``keys``: which one to join would be chance."""
+    repeated = table.duplicated(list(keys))
+    if not repeated.any():
+        return
+    row = table[repeated].iloc[0]
+    raise DataRefused(
+        "KZ411",
+        "key appears twice",
+        where=where,
+        value=", ".join(f"{k}={row[k]}" for k in keys),
+        limit="each key once",
+        action="deduplicate it at the source, or add expect_compound_columns_to_be_unique to its suite",
+    )
+
+
 def make_label(spec: Spec, outcomes: pd.DataFrame) -> np.ndarray:
     """The label of each row of an outcomes table as floats, NaN where it is not known."""
     rule = parse_label(spec.problem.label)
@@ -144,17 +160,7 @@ def _with_look_ups(spec: Spec, tables: Mapping[str, pd.DataFrame]) -> pd.DataFra
 
 def _look_up(frame: pd.DataFrame, name: str, table: pd.DataFrame, keys: tuple[str, ...]) -> pd.DataFrame:
     """``frame`` with the columns of ``table`` as ``NAME_COLUMN``; rows and their order stay as they are."""
-    if table.duplicated(list(keys)).any():
-        row = table[table.duplicated(list(keys))].iloc[0]
-        shown = ", ".join(f"{k}={row[k]}" for k in keys)
-        raise DataRefused(
-            "KZ411",
-            "look-up key appears twice",
-            where=f"table {name}",
-            value=shown,
-            limit="each key once",
-            action="deduplicate it, or add expect_compound_columns_to_be_unique to its suite",
-        )
+    refuse_twice(table, keys, f"table {name}")
     renamed = table.rename(columns={c: f"{name}_{c}" for c in table.columns if c not in keys})
     return frame.merge(renamed, on=list(keys), how="left", sort=False)
 
@@ -170,17 +176,7 @@ def _label(spec: Spec, frame: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) 
 def join_labels(spec: Spec, rows: pd.DataFrame, outcomes: pd.DataFrame) -> np.ndarray:
     """The label of each of n rows, looked up by entity; NaN where it is not known. Raises ``DataRefused`` KZ411."""
     entity = list(spec.problem.entity)
-    if outcomes.duplicated(entity).any():
-        row = outcomes[outcomes.duplicated(entity)].iloc[0]
-        shown = ", ".join(f"{k}={row[k]}" for k in entity)
-        raise DataRefused(
-            "KZ411",
-            "entity appears twice",
-            where=f"table {spec.labels}",
-            value=shown,
-            limit="one outcome per entity",
-            action="deduplicate it at the source",
-        )
+    refuse_twice(outcomes, entity, f"table {spec.labels}")
     labels = outcomes[entity].assign(_label=make_label(spec, outcomes))
     joined = rows[entity].merge(labels, on=entity, how="left", sort=False)
     return np.asarray(joined["_label"], dtype=float)

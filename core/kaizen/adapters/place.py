@@ -90,7 +90,7 @@ def _refuse_too_powerful(spec: Spec, rows: Examples) -> None:
                 where=f"feature {name}",
                 value=f"ROC AUC {power:.3f}",
                 limit=f"below {limit} (evaluate.max_auc_of_one_feature)",
-                action="it is likely an outcome: name it in data.outcomes, or raise the limit if it is known in advance",
+                action="if it is an outcome, name it in data.outcomes; if it is known in advance, raise the limit",
             )
 
 
@@ -213,7 +213,7 @@ def _input_example(folder: Path) -> pd.DataFrame:
 
 
 def predict(model: Any, features: pd.DataFrame, problem: ProblemSpec) -> np.ndarray:
-    """n floats: the probability of ``problem.positive``, or the predicted value. Raises ``ModelRefused`` KZ907."""
+    """N floats: the probability of ``problem.positive``, or the predicted value. Raises ``ModelRefused`` KZ907."""
     if problem.task == "regression":
         values = model.predict(features)
     else:

@@ -5,8 +5,10 @@ pandas frames in memory; one partition at a time is what the loop needs.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import pandas as pd
 import pyarrow as pa
@@ -83,7 +85,7 @@ def _read_csv_source(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, engine="pyarrow", na_values=["NA"])
     except UnicodeDecodeError as error:
         raise _damaged(path, f"not UTF-8 at byte {error.start}", "UTF-8 text") from error
-    except (ValueError, OSError, EOFError, pa.ArrowException) as error:
+    except (ValueError, OSError, EOFError, zlib.error, BadZipFile, pa.ArrowException) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}".splitlines()[0][:120], "a whole CSV file") from error
     return frame
 

@@ -35,7 +35,7 @@ def run(
 
 
 def create_pipeline() -> Pipeline:
-    """``kaizen.verdict`` to ``kaizen.turn``."""
+    """``kaizen_verdict`` to ``kaizen_turn``."""
     records = ["decision", "training_set", "candidate", "evaluation", "verdict"]
-    takes = ["kaizen.loop", *(f"kaizen.{record}" for record in records)]
-    return Pipeline([node(run, takes, "kaizen.turn", name="deploy")])
+    takes = ["kaizen_loop", *(f"kaizen_{record}" for record in records)]
+    return Pipeline([node(run, takes, "kaizen_turn", name="deploy")])

@@ -19,6 +19,6 @@ def run(
 
 
 def create_pipeline() -> Pipeline:
-    """``kaizen.candidate`` to ``kaizen.evaluation``."""
-    takes = ["kaizen.loop", "kaizen.decision", "kaizen.training_set", "kaizen.candidate"]
-    return Pipeline([node(run, takes, "kaizen.evaluation", name="evaluate")])
+    """``kaizen_candidate`` to ``kaizen_evaluation``."""
+    takes = ["kaizen_loop", "kaizen_decision", "kaizen_training_set", "kaizen_candidate"]
+    return Pipeline([node(run, takes, "kaizen_evaluation", name="evaluate")])

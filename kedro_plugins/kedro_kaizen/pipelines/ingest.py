@@ -19,5 +19,5 @@ def run(loop: ProjectLoop) -> list[DataVersion]:
 
 
 def create_pipeline() -> Pipeline:
-    """``kaizen.loop`` to ``kaizen.ingested``."""
-    return Pipeline([node(run, "kaizen.loop", "kaizen.ingested", name="ingest")])
+    """``kaizen_loop`` to ``kaizen_ingested``."""
+    return Pipeline([node(run, "kaizen_loop", "kaizen_ingested", name="ingest")])

@@ -15,6 +15,6 @@ def run(loop: ProjectLoop, after: object) -> list[HealthReport]:
         return monitor(opened)
 
 
-def create_pipeline(after: str = "kaizen.scored", leaves: str = "kaizen.health", name: str = "monitor") -> Pipeline:
+def create_pipeline(after: str = "kaizen_scored", leaves: str = "kaizen_health", name: str = "monitor") -> Pipeline:
     """Dataset ``after`` to dataset ``leaves``: a turn monitors twice, the champion before and after it."""
-    return Pipeline([node(run, ["kaizen.loop", after], leaves, name=name)])
+    return Pipeline([node(run, ["kaizen_loop", after], leaves, name=name)])

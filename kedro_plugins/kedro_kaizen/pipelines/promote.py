@@ -19,6 +19,6 @@ def run(
 
 
 def create_pipeline() -> Pipeline:
-    """``kaizen.evaluation`` to ``kaizen.verdict``."""
-    takes = ["kaizen.loop", "kaizen.decision", "kaizen.candidate", "kaizen.evaluation"]
-    return Pipeline([node(run, takes, "kaizen.verdict", name="promote")])
+    """``kaizen_evaluation`` to ``kaizen_verdict``."""
+    takes = ["kaizen_loop", "kaizen_decision", "kaizen_candidate", "kaizen_evaluation"]
+    return Pipeline([node(run, takes, "kaizen_verdict", name="promote")])

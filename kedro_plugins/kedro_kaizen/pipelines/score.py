@@ -15,6 +15,6 @@ def run(loop: ProjectLoop, after: object) -> list[ScoredBatch]:
         return score(opened)
 
 
-def create_pipeline(after: str = "kaizen.validated", leaves: str = "kaizen.scored", name: str = "score") -> Pipeline:
+def create_pipeline(after: str = "kaizen_validated", leaves: str = "kaizen_scored", name: str = "score") -> Pipeline:
     """Dataset ``after`` to dataset ``leaves``: a turn scores twice, with the champion before and after it."""
-    return Pipeline([node(run, ["kaizen.loop", after], leaves, name=name)])
+    return Pipeline([node(run, ["kaizen_loop", after], leaves, name=name)])

@@ -60,15 +60,15 @@ def close_model(
 
 
 def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
-    """``kaizen.decision`` to ``kaizen.training_set`` and ``kaizen.candidate``, through the project's ``training``.
+    """``kaizen_decision`` to ``kaizen_training_set`` and ``kaizen_candidate``, through the project's ``training``.
 
     Its free input ``examples`` becomes ``train.examples``, its free output ``model`` ``train.model``; parameters and
     other datasets keep their names. Raises ``SpecError`` (KZ331) if it lacks one of the two.
     """
     check_training(training, "training")
     if not in_process:
-        leaves = ["kaizen.training_set", "kaizen.candidate"]
-        return Pipeline([node(run, ["kaizen.loop", "kaizen.decision"], leaves, name="train")])
+        leaves = ["kaizen_training_set", "kaizen_candidate"]
+        return Pipeline([node(run, ["kaizen_loop", "kaizen_decision"], leaves, name="train")])
     own = Pipeline(
         training,
         namespace="train",
@@ -78,15 +78,15 @@ def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
     )
     before = node(
         open_examples,
-        ["kaizen.loop", "kaizen.decision"],
-        ["kaizen.training_set", "train.examples"],
+        ["kaizen_loop", "kaizen_decision"],
+        ["kaizen_training_set", "train.examples"],
         name="open",
         namespace="train",
     )
     after = node(
         close_model,
-        ["kaizen.loop", "kaizen.decision", "kaizen.training_set", "train.examples", "train.model"],
-        "kaizen.candidate",
+        ["kaizen_loop", "kaizen_decision", "kaizen_training_set", "train.examples", "train.model"],
+        "kaizen_candidate",
         name="close",
         namespace="train",
     )

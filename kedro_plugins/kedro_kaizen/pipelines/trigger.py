@@ -15,6 +15,6 @@ def run(loop: ProjectLoop, after: object) -> TriggerDecision:
         return trigger(opened, wish="kedro run")
 
 
-def create_pipeline(after: str = "kaizen.health") -> Pipeline:
-    """Dataset ``after`` to ``kaizen.decision``."""
-    return Pipeline([node(run, ["kaizen.loop", after], "kaizen.decision", name="trigger")])
+def create_pipeline(after: str = "kaizen_health") -> Pipeline:
+    """Dataset ``after`` to ``kaizen_decision``."""
+    return Pipeline([node(run, ["kaizen_loop", after], "kaizen_decision", name="trigger")])

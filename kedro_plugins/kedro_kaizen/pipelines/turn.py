@@ -1,6 +1,6 @@
 """The whole turn as one pipeline: ``kedro run`` does what is due and carries out a person's wish to retrain.
 
-The order is that of ``kaizen.turn.advance``. Between nodes pass the records that stages leave (``kaizen.*``) and the
+The order is that of ``kaizen.turn.advance``. Between nodes pass the records that stages leave (``kaizen_*``) and the
 names that order them; data and models stay where they are stored.
 """
 
@@ -29,26 +29,26 @@ def create_pipeline(training: Pipeline) -> Pipeline:
         [
             ingest.create_pipeline(),
             validate.create_pipeline(),
-            score.create_pipeline("kaizen.validated", "kaizen.scored_before", "score.before"),
-            monitor.create_pipeline("kaizen.scored_before", "kaizen.health_before", "monitor.before"),
-            trigger.create_pipeline("kaizen.health_before"),
+            score.create_pipeline("kaizen_validated", "kaizen_scored_before", "score_before"),
+            monitor.create_pipeline("kaizen_scored_before", "kaizen_health_before", "monitor_before"),
+            trigger.create_pipeline("kaizen_health_before"),
             train.create_pipeline(training, in_process=not session or session.spec().place.mode == "in_process"),
             evaluate.create_pipeline(),
             promote.create_pipeline(),
             deploy.create_pipeline(),
-            score.create_pipeline("kaizen.turn"),
+            score.create_pipeline("kaizen_turn"),
             monitor.create_pipeline(),
         ]
     )
 
 
 def add_datasets(loop: ProjectLoop, pipeline: Pipeline, catalog: Any) -> None:
-    """Put ``kaizen.loop``, and the records that the project's catalog does not declare itself, into ``catalog``.
+    """Put ``kaizen_loop``, and the records that the project's catalog does not declare itself, into ``catalog``.
 
     Records lie in the loop's home, so that single nodes can be run again (``kedro run --from-nodes``).
     """
     declared = set(catalog)
-    catalog["kaizen.loop"] = loop
-    for name in sorted(pipeline.datasets() - declared - {"kaizen.loop"}):
-        if name.startswith("kaizen."):
-            catalog[name] = RecordDataset(filepath=loop.record_file(name.removeprefix("kaizen.")))
+    catalog["kaizen_loop"] = loop
+    for name in sorted(pipeline.datasets() - declared - {"kaizen_loop"}):
+        if name.startswith("kaizen_"):
+            catalog[name] = RecordDataset(filepath=loop.record_file(name.removeprefix("kaizen_")))

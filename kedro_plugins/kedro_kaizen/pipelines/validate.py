@@ -16,5 +16,5 @@ def run(loop: ProjectLoop, after: object) -> list[ValidationReport]:
 
 
 def create_pipeline() -> Pipeline:
-    """``kaizen.ingested`` to ``kaizen.validated``."""
-    return Pipeline([node(run, ["kaizen.loop", "kaizen.ingested"], "kaizen.validated", name="validate")])
+    """``kaizen_ingested`` to ``kaizen_validated``."""
+    return Pipeline([node(run, ["kaizen_loop", "kaizen_ingested"], "kaizen_validated", name="validate")])

@@ -1,0 +1,114 @@
+"""History as a backtest needs it: read whole, cut, shuffled, landed again; and predictions beside labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kaizen import bridge
+from kaizen.adapters import tables
+from kaizen.adapters.examples import Examples, assemble_wide, default_features, join_labels
+from kaizen.errors import UsageError
+from kaizen.ingest import WHOLE, find_files
+from kaizen.loop import Loop
+from kaizen.publish import publish_file
+from kaizen.records import ScoredBatch
+from kaizen.spec import Spec, TableSpec
+
+History = dict[str, dict[str, pd.DataFrame]]
+"""Table to partition to rows; a table that is not cut has the one partition ``all``."""
+
+Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Label, the loop's prediction, the never-retrained model's, and day: four arrays of the labelled rows' length."""
+
+
+def read_history(spec: Spec, path: Path) -> History:
+    """All that the sources hold now, cut into partitions."""
+    history: History = {}
+    for name, table in spec.data.tables.items():
+        parts: dict[str, list[pd.DataFrame]] = {}
+        for file in find_files(table.uri, path.parent):
+            for key, rows in _cut(spec, table, tables.read_source(file, table.columns), str(file)).items():
+                parts.setdefault(key, []).append(rows)
+        history[name] = {key: _joined(frames) for key, frames in sorted(parts.items())}
+    if len(history[spec.main]) < spec.train.min_partitions + 2:
+        raise UsageError(
+            "KZ220",
+            "too little history to replay",
+            where=str(path),
+            value=f"{len(history[spec.main])} partitions of {spec.main}",
+            limit=f"at least {spec.train.min_partitions + 2} (train.min_partitions and two to score)",
+            action="let more data land, or lower train.min_partitions",
+        )
+    return history
+
+
+def _cut(spec: Spec, table: TableSpec, frame: pd.DataFrame, where: str) -> dict[str, pd.DataFrame]:
+    if table.partition is None:
+        return {WHOLE: frame}
+    timed = tables.with_time(frame, spec.problem.timestamp, where)
+    return tables.split(timed, spec.problem.timestamp, table.partition, spec.clock.timezone)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def shuffle_history(spec: Spec, history: History, seed: int) -> tuple[Spec, History]:
+    """The same rows with everything but their time shuffled: a stationary twin, and the spec that reads it.
+
+    Look-ups are joined first, so that each row keeps its own; a row number becomes the entity.
+    """
+    problem = spec.problem
+    everything = {name: pd.concat(parts.values(), ignore_index=True) for name, parts in history.items() if parts}
+    wide, outcomes = assemble_wide(spec, everything)
+    features = problem.features or default_features(spec, wide)
+    order = np.random.default_rng(seed).permutation(len(wide))
+    times = wide[problem.timestamp].iloc[order].reset_index(drop=True)
+    rows = np.arange(len(wide))
+    main = wide.assign(**{problem.timestamp: times, "row": rows})
+    truth = outcomes.assign(**{problem.timestamp: main[problem.timestamp], "row": rows})
+    names = (spec.main, spec.labels or "outcomes")
+    read = {
+        names[0]: replace(spec.data.tables[spec.main], columns=()),
+        names[1]: TableSpec(uri="", partition=spec.data.tables[spec.main].partition, role="labels"),
+    }
+    suite = {t: s for t, s in spec.data.suite.items() if t == spec.main}
+    twin = replace(
+        spec,
+        problem=replace(problem, entity=("row",), features=tuple(features)),
+        data=replace(spec.data, tables=read, suite=suite),
+    )
+    cut = {name: _cut(twin, read[name], frame, name) for name, frame in zip(names, (main, truth), strict=True)}
+    return twin, cut
+
+
+def land(landing: Path, names: list[str], history: History, partition: str = WHOLE) -> None:
+    """Deliver one partition of some tables as Parquet files below ``landing``; what does not exist is not delivered."""
+    for name in names:
+        rows = history[name].get(partition)
+        if rows is not None:
+            publish_file(landing / name / f"{partition}.parquet", partial(tables.write_parquet, rows))
+
+
+def paired_predictions(loop: Loop, partition: str, scored: ScoredBatch) -> Part:
+    """Label, the loop's prediction, the never-retrained model's, and day, for the labelled rows of a partition."""
+    ours = tables.read_parquet(loop.store.file(scored.predictions))
+    static = ours if scored.champion == 1 else _predict_static(loop, partition)
+    truth = loop.inputs_for([partition], labels=True)[-1]
+    outcomes = ours if loop.spec.labels is None else tables.read_parquet(loop.store.file(truth.address))
+    label = join_labels(loop.spec, ours, outcomes)
+    known = ~np.isnan(label)
+    days = Examples(ours, ours).days(loop.spec.problem.timestamp, loop.spec.clock.timezone)
+    return label[known], ours["prediction"].to_numpy()[known], static["prediction"].to_numpy()[known], days[known]
+
+
+def _predict_static(loop: Loop, partition: str) -> pd.DataFrame:
+    first = loop.promotion(1)
+    inputs = loop.inputs_for([partition], labels=False)
+    request = loop.request("score", "static", inputs=inputs, models={"champion": loop.model(first)})
+    return tables.read_parquet(Path(bridge.run(request, loop.spec.place)["predictions"]))

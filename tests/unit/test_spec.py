@@ -1,0 +1,553 @@
+"""``kaizen.yml``: what is accepted means one thing, and every refusal says where, what, the limit and what to do."""
+
+from __future__ import annotations
+
+import copy
+import json
+import textwrap
+from datetime import timedelta
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kaizen import codec
+from kaizen.errors import SpecError
+from kaizen.ingest import find_files
+from kaizen.loop import read_suite_file
+from kaizen.runners import Training, find_runner, run_callable
+from kaizen.spec import Label, Spec, load_spec, overlay_path, parse_label, parse_spec, train_partitions
+
+SMALLEST: dict[str, Any] = {
+    "version": 1,
+    "loop": "nyc/flights",
+    "problem": {
+        "task": "classification",
+        "target": "late",
+        "label": "arr_delay > 15",
+        "entity": ["time_hour", "carrier", "flight"],
+        "timestamp": "time_hour",
+    },
+    "data": {
+        "tables": {
+            "flights": {"uri": "landing/flights/*.parquet", "partition": "month"},
+            "outcomes": {"uri": "landing/outcomes/*.parquet", "partition": "month", "role": "labels"},
+            "planes": {"uri": "landing/planes.parquet", "join": ["tailnum"]},
+        },
+        "outcomes": ["dep_delay"],
+    },
+    "train": {"runner": "kedro", "pipeline": "train"},
+    "gates": [{"metric": "roc_auc", "at_least": 0.6}],
+}
+GONE = object()
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """``SMALLEST`` with another value at a dotted path, or without it (``GONE``)."""
+    spec = copy.deepcopy(SMALLEST)
+    *parents, last = path.split(".")
+    place: Any = spec
+    for name in parents:
+        place = place.setdefault(name, {}) if isinstance(place, dict) else place[int(name)]
+    key = last if isinstance(place, dict) else int(last)
+    if value is GONE:
+        del place[key]
+    else:
+        place[key] = value
+    return spec
+
+
+def refusal(values: dict[str, Any]) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(values, "kaizen.yml")
+    return caught.value
+
+
+# What is accepted
+
+
+def test_the_smallest_spec_has_the_defaults_that_are_documented() -> None:
+    spec = parse_spec(SMALLEST, "kaizen.yml")
+    assert (spec.main, spec.labels, spec.joined, spec.metric) == ("flights", "outcomes", ("planes",), "roc_auc")
+    assert (spec.clock.of, spec.clock.timezone, spec.place.mode, spec.train.window) == (
+        "wall",
+        "UTC",
+        "in_process",
+        "all",
+    )
+    assert (spec.retrain.cooldown, spec.retrain.budget.retrains, spec.retrain.budget.per) == (
+        timedelta(days=7),
+        4,
+        timedelta(days=30),
+    )
+    assert spec.retrain.reasons == ("drift", "decay", "person")
+
+
+def test_a_spec_compiled_to_json_reads_as_the_same_spec() -> None:
+    values = changed("retrain", {"cooldown": "90s", "every": "2h", "reasons": ["data"]})
+    spec = parse_spec(values, "kaizen.yml")
+    compiled = json.loads(json.dumps(codec.encode(spec)))
+    assert parse_spec(compiled, "compiled") == spec
+    assert parse_spec(compiled, "compiled").digest == spec.digest
+
+
+def test_without_a_labels_table_the_main_table_has_the_labels() -> None:
+    assert parse_spec(changed("data.tables.outcomes", GONE), "kaizen.yml").labels is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("environment", {"home": "/elsewhere", "ledger": "postgresql://host/x", "tracking": "http://host"}),
+        ("place", {"mode": "python", "interpreter": "bin/python", "timeout": "1h"}),
+    ],
+)
+def test_where_things_lie_and_run_does_not_change_the_digest(path: str, value: Any) -> None:
+    there = parse_spec(changed(path, value), "kaizen.yml")
+    assert there.digest == parse_spec(SMALLEST, "elsewhere.yml").digest
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("loop", "nyc/trains"),
+        ("train.seed", 1),
+        ("gates.0.at_least", 0.61),
+        ("data.outcomes", []),
+        ("monitor.false_alarms_per_year", 1.0),
+        ("clock.timezone", "America/New_York"),
+        ("risk.impact", "high"),
+    ],
+)
+def test_what_the_loop_decides_by_changes_the_digest(path: str, value: Any) -> None:
+    assert parse_spec(changed(path, value), "").digest != parse_spec(SMALLEST, "").digest
+
+
+def test_a_default_written_out_is_the_same_spec() -> None:
+    assert parse_spec(changed("train.seed", 0), "").digest == parse_spec(SMALLEST, "").digest
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("", None),
+        ("arr_delay > 15", Label("arr_delay", ">", 15.0)),
+        (" arr_delay<=-1.5 ", Label("arr_delay", "<=", -1.5)),
+        ("cancelled==1", Label("cancelled", "==", 1.0)),
+    ],
+)
+def test_label_rules(text: str, label: Label | None) -> None:
+    assert parse_label(text) == label
+
+
+@pytest.mark.parametrize(("text", "count"), [("all", None), ("last 1", 1), ("last 12", 12)])
+def test_training_windows(text: str, count: int | None) -> None:
+    assert train_partitions(text) == count
+
+
+# What is refused
+
+GOLDEN = [
+    (
+        changed("gate", []),
+        """\
+        KZ303: unknown key
+          where: kaizen.yml: gate
+          value: gate
+          limit: one of version, loop, problem, data, train, gates, clock, risk, place, evaluate, deploy, monitor, \
+retrain, environment
+          next: did you mean 'gates'?""",
+    ),
+    (
+        changed("retrain.budget.retrain", 4),
+        """\
+        KZ303: unknown key
+          where: kaizen.yml: retrain.budget.retrain
+          value: retrain
+          limit: one of retrains, per
+          next: did you mean 'retrains'?""",
+    ),
+    (
+        changed("data.suite", {"flihgts": "flights.json"}),
+        """\
+        KZ303: unknown table
+          where: kaizen.yml: data.suite.flihgts
+          value: flihgts
+          limit: one of flights, outcomes, planes
+          next: did you mean 'flights'?""",
+    ),
+    (
+        changed("version", 2),
+        """\
+        KZ304: unknown value
+          where: kaizen.yml: version
+          value: 2
+          limit: one of 1
+          next: correct the key; docs/reference/spec.md lists all""",
+    ),
+    (
+        changed("problem.task", "clasification"),
+        """\
+        KZ304: unknown value
+          where: kaizen.yml: problem.task
+          value: clasification
+          limit: one of classification, regression
+          next: did you mean 'classification'?""",
+    ),
+    (
+        changed("retrain.cooldown", "a week"),
+        """\
+        KZ304: not a duration
+          where: kaizen.yml: retrain.cooldown
+          value: 'a week' (str)
+          limit: a number with a unit: "90s", "15m", "2h", "7d"
+          next: correct the key; docs/reference/spec.md lists all""",
+    ),
+    (
+        changed("gates.0.metric", "roc_aux"),
+        """\
+        KZ304: unknown metric
+          where: kaizen.yml: gates[0].metric
+          value: roc_aux
+          limit: one of roc_auc, brier, log_loss
+          next: did you mean 'roc_auc'?""",
+    ),
+    (
+        changed("gates.0.metric", "mae"),
+        """\
+        KZ304: unknown metric
+          where: kaizen.yml: gates[0].metric
+          value: mae
+          limit: one of roc_auc, brier, log_loss
+          next: choose one of them""",
+    ),
+    (
+        changed("gates.0.confidence", 0.5),
+        """\
+        KZ304: not a confidence
+          where: kaizen.yml: gates[0].confidence
+          value: 0.5
+          limit: 0.5 to 1
+          next: e.g. 0.95""",
+    ),
+    (
+        changed("problem.timestamp", GONE),
+        """\
+        KZ305: missing key
+          where: kaizen.yml: problem.timestamp
+          limit: timestamp is required
+          next: correct the key; docs/reference/spec.md lists all""",
+    ),
+    (
+        changed("gates", []),
+        """\
+        KZ305: missing key
+          where: kaizen.yml: gates
+          limit: at least one gate
+          next: no champion without a verdict: add one""",
+    ),
+    (
+        changed("place.mode", "python"),
+        """\
+        KZ305: missing key
+          where: kaizen.yml: place.interpreter
+          limit: mode python needs an interpreter
+          next: name the other environment's python""",
+    ),
+    (
+        changed("train.pipeline", GONE),
+        """\
+        KZ305: missing key
+          where: kaizen.yml: train.pipeline
+          limit: runner kedro needs it
+          next: name it""",
+    ),
+    (
+        changed("train.runner", "callable"),
+        """\
+        KZ305: missing key
+          where: kaizen.yml: train.function
+          limit: runner callable needs it
+          next: name it""",
+    ),
+    (
+        changed("data.tables.flights.partition", GONE),
+        """\
+        KZ305: missing key
+          where: kaizen.yml: data.tables.flights.partition
+          limit: day, month or year
+          next: say how the rows to predict are cut""",
+    ),
+    (
+        changed("problem.features", ["carrier", "dep_delay"]),
+        """\
+        KZ306: an outcome cannot be a feature
+          where: kaizen.yml: problem.features
+          value: dep_delay
+          limit: only what is known before the prediction
+          next: remove dep_delay from problem.features""",
+    ),
+    (
+        changed("loop", "Flights"),
+        """\
+        KZ307: not a loop name
+          where: kaizen.yml: loop
+          value: Flights
+          limit: project/loop in a-z 0-9 _ -
+          next: rename the loop""",
+    ),
+    (
+        changed("clock.timezone", "Europe"),
+        """\
+        KZ307: unknown time zone
+          where: kaizen.yml: clock.timezone
+          value: Europe
+          limit: an IANA name such as Europe/Paris
+          next: correct it""",
+    ),
+    (
+        changed("problem.label", "late"),
+        """\
+        KZ307: not a label rule
+          where: kaizen.yml: problem.label
+          value: late
+          limit: "COLUMN > NUMBER" with one of > >= < <= ==
+          next: correct it""",
+    ),
+    (
+        changed("train.window", "last 0"),
+        """\
+        KZ307: not a training window
+          where: kaizen.yml: train.window
+          value: last 0
+          limit: "all" or "last N"
+          next: correct it""",
+    ),
+    (
+        changed("data.tables.Late", {"uri": "x.parquet", "join": ["y"]}),
+        """\
+        KZ307: not a table name
+          where: kaizen.yml: data.tables.Late
+          value: Late
+          limit: a-z 0-9 _
+          next: rename it""",
+    ),
+    (
+        changed("data.tables.planes.join", GONE),
+        """\
+        KZ307: exactly one table has the rows to predict
+          where: kaizen.yml: data.tables
+          value: flights, planes
+          limit: one table of role features without join
+          next: give the others `join: [columns]`""",
+    ),
+    (
+        changed("data.tables.late", {"uri": "x.parquet", "role": "labels"}),
+        """\
+        KZ307: more than one labels table
+          where: kaizen.yml: data.tables
+          limit: at most one
+          next: merge them""",
+    ),
+    (
+        changed("gates.0.against", "champion"),
+        """\
+        KZ307: a gate has exactly one condition
+          where: kaizen.yml: gates[0]
+          limit: at_least, at_most, against, or slices with max_drop
+          next: split it into several gates""",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), GOLDEN, ids=lambda value: "" if isinstance(value, dict) else value[8:40])
+def test_a_refusal_tells_what_where_the_limit_and_the_next_action(values: dict[str, Any], message: str) -> None:
+    assert str(refusal(values)) == textwrap.dedent(message)
+
+
+@pytest.mark.parametrize("zone", ["", "Europe/Nowhere", "../etc/passwd", "/etc/passwd", "Europe", "x" * 300])
+def test_a_name_that_is_no_time_zone_is_refused(zone: str) -> None:
+    assert refusal(changed("clock.timezone", zone)).where == "kaizen.yml: clock.timezone"
+
+
+@pytest.mark.parametrize("name", ["flights", "/flights", "nyc/", "nyc/a/b", "NYC/flights", "nyc/fli ghts", "../flights"])
+def test_a_name_that_is_no_loop_is_refused(name: str) -> None:
+    assert refusal(changed("loop", name)).code == "KZ307"
+
+
+@pytest.mark.parametrize("feature", ["late", "arr_delay", "dep_delay"])
+def test_target_label_column_and_outcomes_cannot_be_features(feature: str) -> None:
+    assert refusal(changed("problem.features", [feature])).value == feature
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        {"metric": "roc_auc"},
+        {"metric": "roc_auc", "at_least": 0.5, "at_most": 0.9},
+        {"metric": "roc_auc", "slices": ["carrier"]},
+        {"metric": "roc_auc", "max_drop": 0.1},
+        {"metric": "roc_auc", "at_least": 0.5, "max_drop": 0.1},
+    ],
+    ids=str,
+)
+def test_a_gate_with_none_or_several_conditions_is_refused(gate: dict[str, Any]) -> None:
+    assert refusal(changed("gates", [gate])).what == "a gate has exactly one condition"
+
+
+def test_an_unknown_runner_is_refused_when_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = [EntryPoint(name, "builtins:dict", "kaizen.runners") for name in ("kedro", "callable")]
+    monkeypatch.setattr("kaizen.runners.entry_points", lambda group: [e for e in installed if e.group == group])
+    assert find_runner("kedro") is dict
+    with pytest.raises(SpecError) as caught:
+        find_runner("kedor")
+    assert str(caught.value) == textwrap.dedent("""\
+        KZ308: no such runner
+          where: train.runner
+          value: kedor
+          limit: one of callable, kedro
+          next: did you mean 'kedro'?""")
+
+
+@pytest.mark.parametrize("function", ["nowhere.at_all:fit", "json:fit", "json", ""])
+def test_a_training_function_that_is_not_there_is_refused(function: str) -> None:
+    training: Any = SimpleNamespace(spec=SimpleNamespace(function=function, seed=0), examples=None, target="late")
+    with pytest.raises(SpecError) as caught:
+        run_callable(training)
+    assert caught.value.code == "KZ309"
+    assert caught.value.where == "train.function"
+    assert caught.value.value.startswith(function)
+
+
+def test_a_training_function_gets_rows_target_and_seed() -> None:
+    spec = parse_spec(changed("train", {"runner": "callable", "function": "builtins:dict", "seed": 7}), "").train
+    examples: Any = {"rows": 1}
+    assert run_callable(Training(examples, "late", spec, Path())) == {"rows": 1, "target": "late", "seed": 7}
+
+
+def test_a_suite_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_suite_file(tmp_path / "flights.json", "flights")
+    assert str(caught.value) == textwrap.dedent(f"""\
+        KZ310: expectation suite is missing
+          where: data.suite.flights
+          value: {tmp_path}/flights.json
+          limit: a suite file as Great Expectations writes it
+          next: create the file, or remove the line""")
+
+
+@pytest.mark.parametrize("package", ["no_such_package", "json.decoder"])
+def test_a_package_without_data_is_refused(package: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        find_files(f"package:{package}/data/flights.csv.zip", tmp_path)
+    assert str(caught.value) == textwrap.dedent(f"""\
+        KZ311: package with data is not installed
+          where: data.tables
+          value: {package}
+          limit: an installed package
+          next: pip install {package}""")
+
+
+# The file
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(name: str, values: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # JSON is YAML.
+        data = values if isinstance(values, bytes | str) else json.dumps(values, indent=1)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        return path
+
+    return write
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "kaizen.yml")
+    assert str(caught.value) == textwrap.dedent(f"""\
+        KZ301: spec cannot be read
+          where: {tmp_path}/kaizen.yml
+          value: No such file or directory
+          limit: a readable file
+          next: check the path""")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("version: 1\nloop: a/b\nversion: 1\n", 3, "duplicate key 'version'"),
+        ("data:\n  tables: {a: {uri: x, uri: y}}\n", 2, "duplicate key 'uri'"),
+        ("a: &x 1\nb: *x\n", 2, "aliases are not accepted"),
+        ("a: 1\nb: !!python/object:os.system {}\n", 2, "tags are not accepted"),
+        ("a: !!str 1\n", 1, "tags are not accepted"),
+        ("a: !secret x\n", 1, "tags are not accepted"),
+        ("a: !!set {x}\n", 1, "tags are not accepted"),
+        ("? [a, b]\n: 1\n", 1, "a key that is not a scalar"),
+        ("a: 1\n<<: {b: 2}\n", 2, "could not determine a constructor for the tag 'tag:yaml.org,2002:merge'"),
+        ("a: [1\nb: 2\n", 2, "expected ',' or ']', but got ':'"),
+        ("a: 1\n\tb: 2\n", 2, "found character '\\t' that cannot start any token"),
+        ("a: 1\n---\nb: 2\n", 2, "but found another document"),
+        ("- a\n", 1, "a list, not a mapping"),
+        ("", 1, "a NoneType, not a mapping"),
+        ("a: \x07\n", 1, "character 0x7 is not printable"),
+        (b"a: \xff\n", 1, "not UTF-8 at byte 3"),
+    ],
+)
+def test_what_yaml_lets_pass_is_refused_with_its_line(
+    write: Any, text: str | bytes, line: int, problem: str
+) -> None:
+    path = write("kaizen.yml", text)
+    with pytest.raises(SpecError) as caught:
+        load_spec(path)
+    error = caught.value
+    assert (error.code, error.where, error.value) == ("KZ302", f"{path}, line {line}", problem)
+
+
+def test_a_key_that_yaml_reads_as_a_boolean_is_refused_as_unknown(write: Any) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(write("kaizen.yml", "on: push\n"))
+    assert (caught.value.code, caught.value.value) == ("KZ303", True)
+
+
+def test_an_overlay_merges_mappings_and_replaces_the_rest(write: Any) -> None:
+    base = write("conf/base/kaizen.yml", SMALLEST)
+    write(
+        "conf/prod/kaizen.yml",
+        {
+            "train": {"seed": 7},
+            "gates": [{"metric": "brier", "at_most": 0.2}],
+            "data": {"tables": {"flights": {"min_rows": 100}}},
+            "environment": {"ledger": "postgresql://host/ledger"},
+        },
+    )
+    plain, over = load_spec(base, "test"), load_spec(base, "prod")
+    assert plain == load_spec(base) == parse_spec(SMALLEST, "")
+    assert (over.train.seed, over.train.pipeline) == (7, "train")
+    assert [gate.metric for gate in over.gates] == ["brier"]
+    assert (over.data.tables["flights"].min_rows, over.data.tables["flights"].partition) == (100, "month")
+    assert (over.environment.ledger, over.digest == plain.digest) == ("postgresql://host/ledger", False)
+
+
+def test_an_overlay_is_as_strict_as_the_spec(write: Any) -> None:
+    base = write("kaizen.yml", SMALLEST)
+    overlay = write("kaizen.prod.yml", "train: {seed: 1, seed: 2}\n")
+    with pytest.raises(SpecError) as caught:
+        load_spec(base, "prod")
+    assert caught.value.where == f"{overlay}, line 1"
+
+
+def test_where_an_overlay_lies() -> None:
+    assert overlay_path(Path("conf/base/kaizen.yml"), "prod") == Path("conf/prod/kaizen.yml")
+    assert overlay_path(Path("loops/bookings/kaizen.yml"), "prod") == Path("loops/bookings/kaizen.prod.yml")
+
+
+def test_nothing_is_interpolated(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/elsewhere")
+    values = changed("environment.home", "${HOME}/x")
+    spec: Spec = load_spec(write("kaizen.yml", values))
+    assert spec.environment.home == "${HOME}/x"
