@@ -28,6 +28,7 @@ import yaml
 
 from kaizen.canonical import digest, file_digests
 from kaizen.ledger import open_ledger
+from kaizen.loop import open_loop
 
 LOOP = "rail/delays"
 MONTHS = tuple(f"2024-{month:02d}" for month in range(1, 13))
@@ -386,9 +387,9 @@ class WarmProcesses:
         request = {
             "target": target,
             "arguments": arguments,
-            "env": {**os.environ, **(env or {})},
+            "env": {**_environment(), **(env or {})},
             "folder": str(folder),
-            "cwd": os.getcwd(),
+            "cwd": str(Path.cwd()),
         }
         reply = socket.socket(socket.AF_UNIX)
         reply.connect(self._address)
@@ -400,6 +401,43 @@ class WarmProcesses:
         """Run ``kaizen ARGUMENTS`` to its end."""
         return self.start("kaizen.cli:main", [str(a) for a in arguments], env=env).wait()
 
+    def state(self, project: Project) -> dict[str, Any]:
+        """``state`` of a project, read by a process that has seen no earlier one: MLflow keeps databases open."""
+        ended = self.start("tests.loops:print_state", str(project.home)).wait()
+        assert ended.code == 0, ended.err
+        found: dict[str, Any] = json.loads(ended.out)
+        return found
+
+    def stages(self, project: Project, *names: str) -> None:
+        """Run some stages of a project's loop, by name, and nothing else."""
+        ended = self.start("tests.loops:run_stages", str(project.spec), names).wait()
+        assert ended.code == 0, ended.err
+
+
+def cold_kaizen(*arguments: object) -> Ended:
+    """Run ``python -m kaizen.cli ARGUMENTS`` to its end, as a shell would."""
+    command = [sys.executable, "-m", "kaizen.cli", *map(str, arguments)]
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def print_state(home: str) -> None:
+    print(json.dumps(state(Path(home))))
+
+
+def run_stages(spec: str, names: list[str]) -> None:
+    """Call ``kaizen.NAME.NAME(loop)`` for each of ``names``."""
+    with open_loop(Path(spec)) as loop:
+        for name in names:
+            getattr(import_module(f"kaizen.{name}"), name)(loop)
+
+
+def _environment() -> dict[str, str]:
+    """This process's variables, without those that would lead a loop out of its own folder."""
+    led = ("MLFLOW_TRACKING_URI", "KAIZEN_HOME", "KAIZEN_LEDGER_URL", "KAIZEN_ENV", "KAIZEN_FAULT")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return {name: value for name, value in os.environ.items() if name not in led} | {"PYTHONPATH": paths}
+
 
 @contextmanager
 def warm_processes() -> Iterator[WarmProcesses]:
@@ -410,10 +448,7 @@ def warm_processes() -> Iterator[WarmProcesses]:
             listener.bind(address)
             listener.listen(64)
             code = f"from tests.loops import serve; serve({listener.fileno()})"
-            paths = os.pathsep.join(p for p in sys.path if p)
-            server = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[listener.fileno()], env={**os.environ, "PYTHONPATH": paths}
-            )
+            server = subprocess.Popen([sys.executable, "-c", code], pass_fds=[listener.fileno()], env=_environment())
         try:
             yield WarmProcesses(address, Path(folder))
         finally:
@@ -460,7 +495,7 @@ def _perform(request: dict[str, Any]) -> int:
         code = getattr(import_module(module), name)(*request["arguments"])
     except SystemExit as error:
         code = error.code
-    except BaseException:
+    except BaseException:  # noqa: BLE001 -- whatever it is, the process ends here
         sys.excepthook(*sys.exc_info())
         code = 1
     sys.stdout.flush()

@@ -169,11 +169,18 @@ def perform(request: Request) -> dict[str, Any]:
         raise StageFailed(
             "KZ701",
             f"user code failed in {request.stage}",
-            where=_last_frame(error),
+            where=f"{_last_frame(error)}; traceback in {_keep_traceback(request, error)}",
             value=f"{type(error).__name__}: {error}"[:500],
             limit="a stage that ends without an exception",
-            action="the traceback is above; correct the project's code and retry",
+            action="correct the project's code at that line and retry",
         ) from error
+
+
+def _keep_traceback(request: Request, error: BaseException) -> Path:
+    path = Path(request.folder) / LOG
+    with path.open("a", encoding="utf-8") as log:
+        traceback.print_exception(error, file=log)
+    return path
 
 
 def _last_frame(error: BaseException) -> str:
@@ -202,7 +209,6 @@ def main(folder: Path) -> int:
             raise _protocol_mismatch(values.get("protocol"), str(folder / REQUEST))
         result["outputs"] = perform(codec.decode(Request, values))
     except KaizenError as error:
-        traceback.print_exc()
         result["error"], code = error.to_json(), error.exit_code
     fault_point("bridge.before_result")
     publish_json(folder / RESULT, result)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from kaizen import bridge, codec
+from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.ports import Run
-from kaizen.records import Comparison, EvaluationReport, TrainedModel, TrainingSet
+from kaizen.records import Comparison, EvaluationReport, Input, TrainedModel, TrainingSet
 
 
 def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: str) -> EvaluationReport:
@@ -18,13 +21,14 @@ def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: s
     number = champion[0].champion if champion else None
     key = digest([candidate.digest, number, examples.gate.start, examples.gate.end, loop.spec.digest, turn])
     models = {"candidate": candidate, **({"champion": champion[1]} if champion else {})}
-    request = loop.request("evaluate", turn, inputs=examples.inputs, window=examples.gate, models=models)
+    inputs = _inputs_of_gate(loop, examples)
+    request = loop.request("evaluate", turn, inputs=inputs, window=examples.gate, models=models)
     outputs = bridge.run(request, loop.spec.place)
     report = EvaluationReport(
         candidate=candidate.digest,
         champion=number,
         window=examples.gate,
-        inputs=examples.inputs,
+        inputs=inputs,
         rows=outputs["rows"],
         blocks=outputs["blocks"],
         confidence=max(gate.confidence for gate in loop.spec.gates),
@@ -39,6 +43,13 @@ def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: s
     gains = {f"gain_{c.metric}": c.gain.value for c in whole if c.gain}
     loop.log(turn, Run("evaluate", metrics={**metrics, **gains, "rows": float(report.rows)}))
     return report
+
+
+def _inputs_of_gate(loop: Loop, examples: TrainingSet) -> tuple[Input, ...]:
+    """The partitions that reach into the gate's window, and the tables that are not cut."""
+    start, zone = datetime.fromisoformat(examples.gate.start or ""), loop.spec.timezone
+    cut = {name: table.partition for name, table in loop.spec.data.tables.items()}
+    return tuple(i for i in examples.inputs if cut[i.table] is None or bounds(i.partition, zone)[1] > start)
 
 
 def _earlier(loop: Loop, candidate: TrainedModel, turn: str) -> EvaluationReport | None:

@@ -58,20 +58,23 @@ def _judge_gain(gate: GateSpec, evaluation: EvaluationReport, whole: Comparison,
 
 
 def _judge_slices(gate: GateSpec, evaluation: EvaluationReport, found: list[Comparison]) -> list[GateResult]:
-    """No slice may be worse than ``max_drop`` beyond chance; slices without a champion to compare with say nothing."""
+    """No slice may be worse than ``max_drop`` beyond chance. Small slices say nothing; one at least must speak."""
     drop = gate.max_drop or 0.0
     results = []
     for column in gate.slices:
         name = f"{gate.metric} by {column}"
         gains = [(c.slice, c.gain) for c in found if c.slice.startswith(f"{column}=") and c.gain]
-        worse = [(s, g) for s, g in gains if g.high is not None and g.high < -drop]
+        known = [(s, g) for s, g in gains if g.high is not None]
+        worse = [(s, g) for s, g in known if g.high is not None and g.high < -drop]
+        value = min((g.value for _, g in gains), default=None)
         if worse:
             slice_name, gain = min(worse, key=lambda item: item[1].value)
             reason = f"{slice_name} is worse by {-gain.value:.4f}, at most {drop:g} asked"
             results.append(GateResult(name, False, gain.value, drop, reason))
+        elif evaluation.champion is not None and not known:
+            results.append(GateResult(name, False, value, drop, f"unknown: no slice of {len(gains)} has an interval"))
         else:
-            value = min((g.value for _, g in gains), default=None)
-            results.append(GateResult(name, True, value, drop, f"no slice of {len(gains)} is worse beyond chance"))
+            results.append(GateResult(name, True, value, drop, f"no slice of {len(known)} is worse beyond chance"))
     return results
 
 

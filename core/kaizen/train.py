@@ -107,7 +107,7 @@ def keep_candidate(
             loop.new_event(subject, model, _key(loop, examples, decision), turn=turn),
         ],
     )
-    _show(loop, examples, model, turn)
+    _show(loop, examples, model, turn, outputs.get("parameters", {}))
     return model
 
 
@@ -115,7 +115,7 @@ def _key(loop: Loop, examples: TrainingSet, decision: TriggerDecision) -> str:
     return digest([examples.digest, loop.spec.digest, decision.generation])
 
 
-def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str) -> None:
+def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str, parameters: dict[str, str]) -> None:
     environment = model.environment
     loop.log(
         turn,
@@ -126,6 +126,7 @@ def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str) -> 
                 "seed": model.seed,
                 "window_end": examples.window.end,
                 "spec": loop.spec.digest,
+                **parameters,
             },
             metrics={"rows": float(model.rows)},
             tags={

@@ -66,7 +66,7 @@ def _causes(s: Situation, spec: RetrainSpec) -> list[str]:
         causes.append("decay")
     if s.new_labels:
         causes.append("data")
-    if spec.every and s.past and _after(s.past[-1], spec.every) <= s.moment:
+    if spec.every and s.past and _after(s, s.past[-1], spec.every) <= s.moment:
         causes.append("schedule")
     if s.wish:
         causes.append("person")
@@ -79,17 +79,17 @@ def _suppression(s: Situation, spec: RetrainSpec, causes: Sequence[str]) -> tupl
         return "incident", "data is broken, not different: " + "; ".join(s.health.incidents[:3])
     if s.past and "person" not in causes and not s.new_labels:
         return "labels", "no labels that the last training did not have"
-    if s.past and "person" not in causes and _after(s.past[-1], spec.cooldown) > s.moment:
+    if s.past and "person" not in causes and _after(s, s.past[-1], spec.cooldown) > s.moment:
         return "cooldown", f"last retraining {s.past[-1].date()}, cooldown {format_duration(spec.cooldown)}"
-    spent = sum(_after(moment, spec.budget.per) > s.moment for moment in s.past)
+    spent = sum(_after(s, moment, spec.budget.per) > s.moment for moment in s.past)
     if spent >= spec.budget.retrains:
         return "budget", f"{spent} retrainings in {format_duration(spec.budget.per)}, budget {spec.budget.retrains}"
     return "", ""
 
 
-def _after(moment: datetime, wait: timedelta) -> datetime:
+def _after(s: Situation, moment: datetime, wait: timedelta) -> datetime:
     """When ``wait`` is over, in days of the loop's own clock: a week across daylight saving is a week."""
-    return days_later(moment, wait.total_seconds() / 86400)
+    return days_later(moment.astimezone(s.moment.tzinfo), wait.total_seconds() / 86400)
 
 
 def _explain(cause: str, s: Situation) -> str:
@@ -180,7 +180,7 @@ def situation(loop: Loop, wish: str) -> Situation:
         has_champion=champion is not None,
         enough=len(labelled) >= loop.spec.train.min_partitions,
         health=reports[-1] if reports and champion and reports[-1].champion == champion[0].champion else None,
-        past=[datetime.fromisoformat(d.moment).astimezone(loop.spec.timezone) for d in retrains],
+        past=[datetime.fromisoformat(d.moment) for d in retrains],
         new_labels=bool(retrains) and newest > retrains[-1].partition,
         wish=wish,
     )

@@ -34,8 +34,8 @@ def run_pipeline(training: Training) -> Any:
         _open_project(training)
     from kedro.framework.session import KedroSession
 
-    token = EXAMPLES.set(training.examples)
     session = KedroSession.create(training.project, env=os.environ.get("KAIZEN_ENV"))
+    token = EXAMPLES.set(training.examples)
     try:
         with _runs_closed(), session:
             return session.run(pipeline_names=[training.spec.pipeline])["model"].load()

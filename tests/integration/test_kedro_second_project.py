@@ -52,12 +52,13 @@ def new(folder: Path, name: str) -> Path:
 
 
 def make_project(folder: Path, overlay: dict[str, Any] | None = None) -> Path:
-    """The starter with this project's own files laid over it, and three months of data."""
+    """The starter with this project's own files laid over it, three months of data, and two retrainings to spend."""
     project = new(folder, "clinic")
     for name in ("kaizen.yml", "parameters.yml"):
         shutil.copy(OWN / name, project / "conf/base" / name)
     shutil.copy(OWN / "nodes.py", project / "src/clinic/pipelines/training/nodes.py")
-    (project / "conf/local/kaizen.yml").write_text(yaml.safe_dump(overlay or {}))
+    budget = {"retrain": {"budget": {"retrains": 2, "per": "365d"}}}
+    (project / "conf/local/kaizen.yml").write_text(yaml.safe_dump(budget | (overlay or {})))
     land(project, 1, 2, 3)
     return project
 
@@ -67,7 +68,10 @@ def events(project: Path) -> list[Event]:
         return list(ledger.events("clinic/progression"))
 
 
-def facts(project: Path) -> list[tuple[str, str, dict[str, Any]]]:
+Facts = list[tuple[str, str, dict[str, Any]]]
+
+
+def facts(project: Path) -> Facts:
     """What the ledger says, without times and without the commit ids of the data repository, which hold times."""
     return [
         (e.subject, e.kind, {k: v for k, v in e.payload.items() if (e.kind, k) != ("DataVersion", "commit")})
@@ -87,6 +91,20 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
+@pytest.fixture(scope="module")
+def told(first: Path) -> Facts:
+    """What the ledger says after that run."""
+    return facts(first)
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, told: Facts) -> Path:
+    """The project after another month has landed and ``kedro run`` has run again."""
+    land(first, 4)
+    succeed(call(first, "kedro", "run"))
+    return first
+
+
 def test_second_project_differs_by_few_lines(tmp_path: Path) -> None:
     starter, written = new(tmp_path, "flights") / "conf/base", []
     for name in ("kaizen.yml", "parameters.yml"):
@@ -97,63 +115,57 @@ def test_second_project_differs_by_few_lines(tmp_path: Path) -> None:
     assert 0 < len(written) <= 25
 
 
-def test_first_run_is_one_turn_with_a_champion(first: Path) -> None:
-    kinds = [e.kind for e in events(first)]
+def test_first_run_is_one_turn_with_a_champion(told: Facts) -> None:
+    kinds = [kind for _, kind, _ in told]
     turn = ["TriggerDecision", "TrainingSet", "TrainedModel", "EvaluationReport", "PromotionDecision", "Promotion"]
     after = ["Deployment", "TurnRecord", "ScoredBatch", "HealthReport"]
     assert kinds[kinds.index("TriggerDecision") :] == turn + after
 
 
-def test_a_turn_from_the_shell_leaves_the_same_records(first: Path, tmp_path: Path) -> None:
+def test_a_turn_from_the_shell_leaves_the_same_records(told: Facts, tmp_path: Path) -> None:
     project = make_project(tmp_path)
     succeed(call(project, "kaizen.cli", "turn", "conf/base/kaizen.yml", "--because", "kedro run"))
-    assert facts(project) == facts(first)
+    assert facts(project) == told
 
 
-def test_another_place_leaves_the_same_records(first: Path, tmp_path: Path) -> None:
+def test_another_place_leaves_the_same_records(told: Facts, tmp_path: Path) -> None:
     project = make_project(tmp_path, {"place": {"mode": "python", "interpreter": sys.executable}})
     ran = call(project, "kedro", "run")
     succeed(ran)
     assert "train.open" not in ran.stdout
-    assert facts(project) == facts(first)
+    assert facts(project) == told
 
 
-def test_a_run_killed_after_training_keeps_its_candidate(first: Path, tmp_path: Path) -> None:
+def test_a_run_killed_after_training_keeps_its_candidate(told: Facts, tmp_path: Path) -> None:
     project = make_project(tmp_path)
     killed = call(project, "kedro", "run", KAIZEN_FAULT="evaluate.before_append:kill")
     assert killed.returncode == -9
     [before] = [e for e in events(project) if e.kind == "TrainedModel"]
     succeed(call(project, "kedro", "run"))
     assert [e.hash for e in events(project) if e.kind == "TrainedModel"] == [before.hash]
-    assert facts(project) == facts(first)
+    assert facts(project) == told
 
 
-def test_single_nodes_run_again_on_the_records_of_the_last_turn(first: Path) -> None:
-    before = facts(first)
-    ran = call(first, "kedro", "run", "--from-nodes=promote")
-    succeed(ran)
-    assert facts(first) == before
-
-
-def test_next_month_is_another_turn(first: Path) -> None:
-    land(first, 4)
-    succeed(call(first, "kedro", "run"))
-    turns = [e.payload for e in events(first) if e.kind == "TurnRecord"]
-    scored = [(e.payload["partition"], e.payload["champion"]) for e in events(first) if e.kind == "ScoredBatch"]
+def test_next_month_is_another_turn(second: Path) -> None:
+    turns = [e.payload for e in events(second) if e.kind == "TurnRecord"]
+    scored = [(e.payload["partition"], e.payload["champion"]) for e in events(second) if e.kind == "ScoredBatch"]
     assert len(turns) == 2
     assert turns[1]["turn"].startswith("2024-04-")
     assert ("2024-04", 1) in scored
 
 
-def test_a_run_over_budget_is_refused_with_the_cores_words(tmp_path: Path) -> None:
-    overlay = {"retrain": {"budget": {"retrains": 1, "per": "30d"}}}
-    project = make_project(tmp_path, overlay)
-    succeed(call(project, "kedro", "run"))
-    before = events(project)
-    refused = call(project, "kedro", "run")
+def test_single_nodes_run_again_on_the_records_of_the_last_turn(second: Path) -> None:
+    before = facts(second)
+    succeed(call(second, "kedro", "run", "--from-nodes=promote"))
+    assert facts(second) == before
+
+
+def test_a_run_over_budget_is_refused_in_the_words_of_the_core(second: Path) -> None:
+    before = events(second)
+    refused = call(second, "kedro", "run")
     assert refused.returncode != 0
     assert "KZ210" in refused.stdout + refused.stderr
-    assert events(project) == before
+    assert events(second) == before
 
 
 def test_a_bad_spec_is_refused_before_any_node(tmp_path: Path) -> None:

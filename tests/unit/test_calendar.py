@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -60,8 +60,8 @@ def test_what_is_no_partition_of_time_is_an_error(key: str) -> None:
         bounds(key, NEW_YORK)
 
 
-@given(st.dates(datetime(1970, 1, 1).date(), datetime(2100, 12, 30).date()))
-def test_days_follow_each_other_without_gap_or_overlap(day: datetime) -> None:
+@given(st.dates(date(1970, 1, 1), date(2100, 12, 30)))
+def test_days_follow_each_other_without_gap_or_overlap(day: date) -> None:
     following = day + timedelta(days=1)
     assert bounds(day.isoformat(), NEW_YORK)[1] == bounds(following.isoformat(), NEW_YORK)[0]
 

@@ -100,9 +100,7 @@ def test_anything_declared_survives_json(bicycle: Bicycle) -> None:
         ([], "", "wrong type", "a mapping", ""),
     ],
 )
-def test_what_is_not_declared_is_refused_by_its_path(
-    value: Any, path: str, what: str, limit: str, hint: str
-) -> None:
+def test_what_is_not_declared_is_refused_by_its_path(value: Any, path: str, what: str, limit: str, hint: str) -> None:
     error = refused(value)
     assert (error.path, error.what, error.hint) == (path, what, hint)
     assert error.limit.startswith(limit)

@@ -29,7 +29,9 @@ from kaizen.ledger import Lease
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for name in ("core", "kedro_plugins", "providers") for path in sorted((ROOT / name).rglob("*.py"))]
-CLASSES = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, KaizenError)}
+CLASSES = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, KaizenError)
+}
 SHARED = {
     "KZ421": "labels of one class: counted before the place is started, or found in it",
     "KZ802": "the registry cannot be used: one code for every adapter of the port",
@@ -85,7 +87,9 @@ def test_a_code_is_raised_in_one_module_only() -> None:
 
 
 def test_a_refusal_reads_as_its_facts_one_per_line() -> None:
-    error = SpecError("KZ303", "unknown key", where="kaizen.yml: gate", value="gate", limit="one of gates", action="fix")
+    error = SpecError(
+        "KZ303", "unknown key", where="kaizen.yml: gate", value="gate", limit="one of gates", action="fix"
+    )
     assert str(error) == (
         "KZ303: unknown key\n  where: kaizen.yml: gate\n  value: gate\n  limit: one of gates\n  next: fix"
     )

@@ -362,7 +362,9 @@ retrain, environment
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), GOLDEN, ids=lambda value: "" if isinstance(value, dict) else value[8:40])
+@pytest.mark.parametrize(
+    ("values", "message"), GOLDEN, ids=lambda value: "" if isinstance(value, dict) else value[8:40]
+)
 def test_a_refusal_tells_what_where_the_limit_and_the_next_action(values: dict[str, Any], message: str) -> None:
     assert str(refusal(values)) == textwrap.dedent(message)
 
@@ -372,7 +374,9 @@ def test_a_name_that_is_no_time_zone_is_refused(zone: str) -> None:
     assert refusal(changed("clock.timezone", zone)).where == "kaizen.yml: clock.timezone"
 
 
-@pytest.mark.parametrize("name", ["flights", "/flights", "nyc/", "nyc/a/b", "NYC/flights", "nyc/fli ghts", "../flights"])
+@pytest.mark.parametrize(
+    "name", ["flights", "/flights", "nyc/", "nyc/a/b", "NYC/flights", "nyc/fli ghts", "../flights"]
+)
 def test_a_name_that_is_no_loop_is_refused(name: str) -> None:
     assert refusal(changed("loop", name)).code == "KZ307"
 
@@ -498,9 +502,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         (b"a: \xff\n", 1, "not UTF-8 at byte 3"),
     ],
 )
-def test_what_yaml_lets_pass_is_refused_with_its_line(
-    write: Any, text: str | bytes, line: int, problem: str
-) -> None:
+def test_what_yaml_lets_pass_is_refused_with_its_line(write: Any, text: str | bytes, line: int, problem: str) -> None:
     path = write("kaizen.yml", text)
     with pytest.raises(SpecError) as caught:
         load_spec(path)

@@ -58,7 +58,14 @@ def test_an_address_is_taken_apart_as_it_was_made() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", SHA, f"store:x@sha256:{SHA[:-1]}", f"store:x@sha256:{SHA.upper()}", f"store:@sha256:{SHA}", f"s3:x@sha256:{SHA}"],
+    [
+        "",
+        SHA,
+        f"store:x@sha256:{SHA[:-1]}",
+        f"store:x@sha256:{SHA.upper()}",
+        f"store:@sha256:{SHA}",
+        f"s3:x@sha256:{SHA}",
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(IntegrityError) as refusal:

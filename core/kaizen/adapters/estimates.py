@@ -66,7 +66,7 @@ def _auc_sums(positive: np.ndarray, score: np.ndarray, block: np.ndarray, size: 
     return Sums(pairs, np.bincount(winner_block, minlength=size).astype(float), negatives)
 
 
-_CLIP = 1e-15
+_CLIP = float(np.finfo(float).eps)
 _LOSSES = {
     "brier": lambda y, p: (p - y) ** 2,
     "log_loss": lambda y, p: -(y * np.log(np.clip(p, _CLIP, 1)) + (1 - y) * np.log(np.clip(1 - p, _CLIP, 1))),

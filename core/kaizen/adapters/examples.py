@@ -68,8 +68,8 @@ class Examples:
 
     def days(self, timestamp: str, zone: str) -> np.ndarray:
         """The day of each row in ``zone`` as n whole numbers from 0: the blocks that are resampled."""
-        days = self.rows[timestamp].dt.tz_convert(zone).dt.normalize()
-        return np.asarray(np.unique(days.to_numpy(), return_inverse=True)[1])
+        local = self.rows[timestamp].dt.tz_convert(zone).dt.tz_localize(None)
+        return np.asarray(np.unique(local.to_numpy().astype("datetime64[D]"), return_inverse=True)[1])
 
 
 def assemble(spec: Spec, tables: Mapping[str, pd.DataFrame], *, labels: bool) -> Examples:
@@ -190,14 +190,13 @@ def default_features(spec: Spec, frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _as_features(frame: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as float64 (so that a missing value never changes a type), everything else as text or missing."""
+    """Numbers as float64 (so that a missing value never changes a type), everything else as text or None."""
     columns = {}
     for name in frame.columns:
         values = frame[name]
-        numeric = pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)
-        if numeric:
+        if pd.api.types.is_numeric_dtype(values):
             columns[str(name)] = values.astype(float)
         else:
-            text = values.astype(object)
-            columns[str(name)] = text.where(text.isna(), text.astype(str)).where(~text.isna(), None)
+            text = values if isinstance(values.dtype, pd.StringDtype) else values.astype("str")
+            columns[str(name)] = text.astype(object).where(values.notna(), None)
     return pd.DataFrame(columns, index=frame.index).reset_index(drop=True)

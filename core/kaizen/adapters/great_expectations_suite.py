@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,19 @@ def read_suite(path: Path) -> dict[str, Any]:
             KZ325 an argument that the expectation does not take, KZ326 a row condition that is code.
     """
     try:
-        suite = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return _parse(path, path.read_bytes())
     except OSError as error:
         raise _refuse(
             "KZ320", "expectation suite cannot be read", path, error.strerror, "a readable file",
             "create the file, or correct its path",
         ) from error  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    """The suite in ``text``; building every expectation takes long enough to do it once per content."""
+    try:
+        suite = json.loads(text.decode(), parse_constant=_refuse_constant)
     except ValueError as error:
         # Also UnicodeDecodeError. The text of a JSONDecodeError ends with line and column.
         raise _refuse(

@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ def close_training(request: Request, training: Training, model: Any) -> dict[str
         "rows": len(features),
         "features": mlflow_model.signature_columns(folder),
         "parity": _parity(predictions),
+        "parameters": _parameters(model),
         "environment": codec.encode(_environment(Path(request.project))),
     }
 
@@ -287,12 +288,27 @@ def _parity(predictions: np.ndarray) -> str:
 
 
 def _environment(project: Path) -> Environment:
-    names = sorted(f"{d.metadata['Name']}=={d.version}".lower() for d in distributions())
-    packages = hashlib.sha256("\n".join(names).encode()).hexdigest()
     commit = _git(project, "rev-parse", "HEAD")
-    return Environment(
-        platform.python_version(), packages, commit, bool(commit and _git(project, "status", "--porcelain"))
-    )
+    dirty = bool(commit and _git(project, "status", "--porcelain"))
+    return Environment(platform.python_version(), _packages(), commit, dirty)
+
+
+@cache
+def _packages() -> str:
+    """Digest of what is installed; a process does not change its environment."""
+    names = sorted(f"{d.metadata['Name']}=={d.version}".lower() for d in distributions())
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _parameters(model: Any) -> dict[str, str]:
+    """The plain settings of an estimator, or of a pipeline's steps, for the tracking server."""
+    steps = getattr(model, "steps", [("", model)])
+    return {
+        f"{name}.{key}".lstrip("."): str(value)
+        for name, step in steps
+        for key, value in getattr(step, "get_params", dict)().items()
+        if isinstance(value, str | int | float | bool)
+    }
 
 
 def _git(project: Path, *arguments: str) -> str:

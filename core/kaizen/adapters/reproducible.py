@@ -49,7 +49,7 @@ def _rewrite_archive(path: Path) -> None:
         # A ZipInfo of its own has a fixed date, and no rights of this machine.
         for former, name in names.members.items():
             new.writestr(ZipInfo(name), old.read(former))
-        new.writestr(ZipInfo(_SCHEMA), json.dumps(schema, indent=2))
+        new.writestr(ZipInfo(_SCHEMA), json.dumps(schema, separators=(",", ":")))
     draft.replace(path)
 
 

@@ -354,6 +354,7 @@ def _unanswered(where: str, error: SQLAlchemyError) -> LedgerError:
         "KZ506",
         "the ledger's database does not answer as it should",
         where=where,
-        value=f"{type(cause).__name__}: {cause}",
+        value=" ".join(f"{type(cause).__name__}: {cause}".split()),
+        limit="a database that answers and may be written",
         action="check that it runs and is reachable, that the path and the rights are right, then retry",
     )

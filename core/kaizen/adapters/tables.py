@@ -74,7 +74,9 @@ def _read_parquet_source(path: Path) -> pd.DataFrame:
     if magic != b"PAR1":
         raise _damaged(path, f"first bytes are {magic!r}", "Parquet, which begins with b'PAR1'")
     try:
-        return pq.read_table(path).to_pandas()
+        # Not read_table: it refuses a repeated name without saying so, and takes columns from the path.
+        with pq.ParquetFile(path) as file:
+            return file.read().to_pandas()
     except (pa.ArrowException, OSError) as error:
         size = path.stat().st_size
         raise _damaged(path, f"{size} bytes, no readable footer", "a whole Parquet file") from error
@@ -82,12 +84,18 @@ def _read_parquet_source(path: Path) -> pd.DataFrame:
 
 def _read_csv_source(path: Path) -> pd.DataFrame:
     try:
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
         frame = pd.read_csv(path, engine="pyarrow", na_values=["NA"])
     except UnicodeDecodeError as error:
         raise _damaged(path, f"not UTF-8 at byte {error.start}", "UTF-8 text") from error
     except (ValueError, OSError, EOFError, zlib.error, BadZipFile, pa.ArrowException) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}".splitlines()[0][:120], "a whole CSV file") from error
-    return frame
+    # Arrow hands out as bytes what is no text; only such columns are of objects.
+    binary = [str(c) for c in frame.columns[frame.dtypes == object] if frame[c].map(type).eq(bytes).any()]
+    if binary:
+        raise _damaged(path, f"column {binary[0]} is not UTF-8", "UTF-8 text")
+    # Pandas gives the second of two equal names a number.
+    return frame.set_axis(list(header), axis="columns") if header.duplicated().any() else frame
 
 
 def _damaged(path: Path, value: str, limit: str) -> DataRefused:

@@ -20,7 +20,7 @@ class RecordDataset(AbstractDataset[Records, Records]):
     Example in ``catalog.yml``:
 
     ```yaml
-    kaizen.verdict:
+    kaizen_verdict:
       type: kedro_kaizen.datasets.RecordDataset
       filepath: data/08_reporting/verdict.json
     ```
