@@ -9,6 +9,7 @@ often the loop would retrain for nothing.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -78,6 +79,8 @@ def backtest(
 
     started = time.monotonic()
     out = out.resolve()
+    # Two replays share the cores: threads that spin while they wait would take them from the other one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     spec = load_spec(path, env)
     history = read_history(spec, path)
     progress(f"history: {len(history[spec.main])} partitions of {spec.main}")
@@ -98,6 +101,7 @@ def backtest(
 
 def _replay_shuffled(path: Path, folder: Path, env: str | None, seed: int) -> Replay:
     """Replay the stationary twin: the same rows, shuffled across partitions."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from kaizen.adapters.history import read_history, shuffle_history
 
     spec = load_spec(path, env)

@@ -16,6 +16,8 @@ from kaizen.records import Comparison, EvaluationReport, Input, TrainedModel, Tr
 def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: str) -> EvaluationReport:
     """Measure in the place, by the gates' metrics and slices. A retry finds the report that is there."""
     if earlier := _earlier(loop, candidate, turn):
+        # The attempt that left it may have died in between.
+        _show(loop, earlier, turn)
         return earlier
     champion = loop.champion()
     number = champion[0].champion if champion else None
@@ -31,18 +33,22 @@ def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: s
         inputs=inputs,
         rows=outputs["rows"],
         blocks=outputs["blocks"],
-        confidence=max(gate.confidence for gate in loop.spec.gates),
+        confidence=loop.spec.confidence,
         comparisons=codec.decode(tuple[Comparison, ...], outputs["comparisons"]),
     )
     fault_point("evaluate.before_append")
     loop.append(f"candidate/{turn}", report, key, turn=turn)
+    _show(loop, report, turn)
+    return report
+
+
+def _show(loop: Loop, report: EvaluationReport, turn: str) -> None:
     whole = [c for c in report.comparisons if not c.slice]
     metrics = {
         f"{role}_{c.metric}": e.value for c in whole for role in ("candidate", "champion") if (e := getattr(c, role))
     }
     gains = {f"gain_{c.metric}": c.gain.value for c in whole if c.gain}
     loop.log(turn, Run("evaluate", metrics={**metrics, **gains, "rows": float(report.rows)}))
-    return report
 
 
 def _inputs_of_gate(loop: Loop, examples: TrainingSet) -> tuple[Input, ...]:

@@ -50,7 +50,10 @@ def find_files(uri: str, base: Path) -> list[Path]:
     """The files a table's ``uri`` names now, sorted; none yet is no error. Raises ``SpecError`` KZ311 for a package."""
     if uri.startswith("package:"):
         package, _, inside = uri.removeprefix("package:").partition("/")
-        found = importlib.util.find_spec(package)
+        try:
+            found = importlib.util.find_spec(package)
+        except (ModuleNotFoundError, ValueError):
+            found = None
         if found is None or not found.submodule_search_locations:
             raise SpecError(
                 "KZ311",

@@ -48,11 +48,13 @@ class Loop:
 
     Attributes:
         path: the spec's file; relative paths in the spec start at its folder.
+        env: the environment whose overlay lies on the spec; the user's code trains with the settings of the same one.
         home: root of everything that this loop keeps (its store, data repository, run folders).
     """
 
     spec: Spec
     path: Path
+    env: str
     home: Path
     ledger: Ledger
     store: Store
@@ -201,8 +203,8 @@ class Loop:
             for role, m in (models or {}).items()
         }
         profile = str(self.store.file(reference)) if reference else ""
-        spec = codec.encode(self.spec)
-        return Request(stage, spec, str(self.project), str(folder), tuple(files), window, folders, profile)
+        spec, project = codec.encode(self.spec), str(self.project)
+        return Request(stage, spec, self.env, project, str(folder), tuple(files), window, folders, profile)
 
     def log(self, turn: str, run: Run) -> None:
         """Show a stage of a turn on the tracking server."""
@@ -237,7 +239,8 @@ def open_loop(
         SpecError: the spec, or a suite that it names, cannot be read.
     """
     path = path.resolve()
-    spec = spec or load_spec(path, env or os.environ.get("KAIZEN_ENV", "local"))
+    env = env or os.environ.get("KAIZEN_ENV", "local")
+    spec = spec or load_spec(path, env)
     for table, suite in spec.data.suite.items():
         read_suite_file(path.parent / suite, table)
     root, ledger_url, tracking = roots(spec, path, home)
@@ -248,6 +251,7 @@ def open_loop(
         yield Loop(
             spec=spec,
             path=path,
+            env=env,
             home=base,
             ledger=ledger,
             store=store,

@@ -31,12 +31,14 @@ class Training:
         target: name of the target column.
         spec: the ``train`` section, with the names that the runner needs and the seed.
         project: the project's folder.
+        env: the loop's environment: a runner with settings of its own takes those of the same name.
     """
 
     examples: pd.DataFrame
     target: str
     spec: TrainSpec
     project: Path
+    env: str
 
 
 Runner = Callable[[Training], Any]

@@ -136,6 +136,7 @@ class GateSpec:
     against: Literal["champion"] | None = None
     margin: float = 0.0
     confidence: float = 0.95
+    """Of the intervals: the same for all gates, since they are computed once."""
     slices: tuple[str, ...] = ()
     max_drop: float | None = None
 
@@ -257,6 +258,11 @@ class Spec:
         return tuple(n for n, t in self.data.tables.items() if t.join)
 
     @property
+    def confidence(self) -> float:
+        """Of every interval: that of the gates that look at one."""
+        return next((gate.confidence for gate in self.gates if gate.against or gate.slices), 0.95)
+
+    @property
     def metric(self) -> str:
         """The metric of the first gate: what people look at, and what decay is judged by."""
         return self.gates[0].metric
@@ -338,7 +344,13 @@ class _Problem(NamedTuple):
 
 def _problems(spec: Spec) -> list[_Problem]:
     """All that single keys cannot tell."""
-    return [*_name_problems(spec), *_table_problems(spec), *_feature_problems(spec), *_gate_problems(spec)]
+    return [
+        *_name_problems(spec),
+        *_table_problems(spec),
+        *_feature_problems(spec),
+        *_gate_problems(spec),
+        *_range_problems(spec),
+    ]
 
 
 def _name_problems(spec: Spec) -> list[_Problem]:
@@ -486,13 +498,55 @@ def _gate_problems(spec: Spec) -> list[_Problem]:
                     "split it into several gates",
                 )
             )
-        if not 0.5 < gate.confidence < 1:
-            found.append(
-                _Problem(
-                    "KZ304", "not a confidence", f"gates[{i}].confidence", gate.confidence, "0.5 to 1", "e.g. 0.95"
-                )
-            )
+        for column in gate.slices:
+            if spec.problem.features and column not in spec.problem.features:
+                limit = "one of problem.features"
+                hint = f"did you mean {codec.nearest(column, spec.problem.features)!r}?"
+                found.append(_Problem("KZ304", "unknown slice column", f"gates[{i}].slices", column, limit, hint))
+    levels = sorted({gate.confidence for gate in spec.gates if gate.against or gate.slices})
+    if len(levels) > 1:
+        shown = ", ".join(map(str, levels))
+        found.append(_Problem("KZ307", "more than one confidence", "gates", shown, "one for all gates", "choose one"))
     return found
+
+
+def _range_problems(spec: Spec) -> list[_Problem]:
+    """Numbers outside what they can mean."""
+    zero = timedelta(0)
+    performance, budget = spec.monitor.performance, spec.retrain.budget
+    rules: list[tuple[str, Any, bool, str]] = [
+        ("data.max_quarantined", spec.data.max_quarantined, 0 <= spec.data.max_quarantined <= 1, "0 to 1"),
+        ("train.min_partitions", spec.train.min_partitions, spec.train.min_partitions >= 1, "at least 1"),
+        ("evaluate.window", spec.evaluate.window, spec.evaluate.window > zero, "longer than 0s"),
+        (
+            "evaluate.max_auc_of_one_feature",
+            limit := spec.evaluate.max_auc_of_one_feature,
+            0.5 < limit <= 1,
+            "0.5 to 1",
+        ),
+        ("monitor.drift.psi", spec.monitor.drift.psi, spec.monitor.drift.psi > 0, "above 0"),
+        ("monitor.drift.min_rows", spec.monitor.drift.min_rows, spec.monitor.drift.min_rows >= 1, "at least 1"),
+        ("monitor.performance.max_drop", performance.max_drop, performance.max_drop >= 0, "at least 0"),
+        ("monitor.performance.min_labelled", share := performance.min_labelled, 0 <= share <= 1, "0 to 1"),
+        ("monitor.false_alarms_per_year", alarms := spec.monitor.false_alarms_per_year, alarms > 0, "above 0"),
+        ("monitor.max_missing", missing := spec.monitor.max_missing, 0 <= missing <= 1, "0 to 1"),
+        ("retrain.budget.retrains", budget.retrains, budget.retrains >= 1, "at least 1"),
+        ("retrain.budget.per", budget.per, budget.per > zero, "longer than 0s"),
+        ("place.timeout", spec.place.timeout, spec.place.timeout > zero, "longer than 0s"),
+        *(
+            (f"data.tables.{n}.min_rows", t.min_rows, t.min_rows >= 1, "at least 1")
+            for n, t in spec.data.tables.items()
+        ),
+        *(
+            (f"gates[{i}].confidence", g.confidence, 0.5 < g.confidence < 1, "0.5 to 1")
+            for i, g in enumerate(spec.gates)
+        ),
+    ]
+    return [
+        _Problem("KZ304", "out of range", key, codec.encode(value), limit, "correct the value")
+        for key, value, fits, limit in rules
+        if not fits
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -518,12 +572,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``over`` on ``base``: mappings merge key by key, everything else replaces."""
-    return {
-        **base,
-        **{
-            k: _merge(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v
-            for k, v in over.items()
-        },
-    }
+def _merge(base: Any, over: Any) -> Any:
+    """``over`` on ``base`` (RFC 7396): mappings merge key by key, null removes its key, everything else replaces."""
+    if not isinstance(over, dict):
+        return over
+    under = base if isinstance(base, dict) else {}
+    merged = under | {k: _merge(under.get(k), v) for k, v in over.items()}
+    return {k: v for k, v in merged.items() if k not in over or v is not None}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kaizen.calendar import days_later
+from kaizen.canonical import digest
 from kaizen.codec import format_duration
 from kaizen.errors import UsageError
 from kaizen.faults import fault_point
@@ -128,7 +129,8 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
     if pending:
         return pending
     decision = decide(situation(loop, wish), loop.spec.retrain)
-    key = f"{decision.partition}/{decision.health}" + (f"/{decision.generation}" if wish else "")
+    # The same answer to the same facts is not decided again, whenever it is asked for.
+    key = digest([decision.partition, decision.health, decision.causes, decision.suppressed, decision.generation, wish])
     if found := loop.find(TriggerDecision, key):
         return found
     if wish and not decision.retrain:

@@ -97,6 +97,12 @@ class Advance:
     turn: TurnRecord | None = None
 
 
+def preflight(loop: Loop) -> None:
+    """Find out what cannot work before anything is written: a suite that is none, a tracking server out of reach."""
+    read_suites(loop)
+    loop.registry.alias(registry_name(loop), "champion")
+
+
 def advance(loop: Loop, *, until: datetime | None = None, wish: str = "", progress: Progress = _silent) -> Advance:
     """Do all that is due: take what landed, look after the champion, retrain if there is reason, score and look again.
 
@@ -104,9 +110,7 @@ def advance(loop: Loop, *, until: datetime | None = None, wish: str = "", progre
         until: take only partitions that end by then: a turn as it would have been on that day.
         wish: why a person asks for a retraining, or "".
     """
-    # What cannot work is found out before anything is written: a suite that is none, a tracking server out of reach.
-    read_suites(loop)
-    loop.registry.alias(registry_name(loop), "champion")
+    preflight(loop)
     done = Advance()
     progress("ingest")
     done.ingested = ingest(loop, until=until)

@@ -149,7 +149,9 @@ CASES = {
             "outcomes", "march.parquet", pd.concat([outcomes(MARCH), outcomes(MARCH).tail(1)])
         )
     ),
-    "budget spent": Case(spec={"retrain": {"budget": {"retrains": 1}}}, argv=("--because", "a new season"), stages=("monitor",)),
+    "budget spent": Case(
+        spec={"retrain": {"budget": {"retrains": 1}}}, argv=("--because", "a new season"), stages=("monitor",)
+    ),
     "one class only": Case(land=one_class, fresh=True, stages=TO_VALIDATE),
     "outcome in disguise": Case(land=disguise, fresh=True, stages=TO_TRIGGER),
     "untrusted model type": Case(spec=train("train_forest"), fresh=True, stages=TO_TRIGGER),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.loops import MONTHS, Ended, Project, WarmProcesses, make_loop
+from tests.loops import MONTHS, Ended, Project, WarmProcesses, make_loop, print_state
 
 import kaizen
 
@@ -69,16 +70,15 @@ class Drill:
 
     def turn(self, scenario: str, *, fault: str = "", env: str = "local") -> Ended:
         """``kaizen turn`` from where the project is."""
-        target = "tests.faults.test_kill:turn_that_cannot_deploy" if scenario == ROLL_BACK else "kaizen.cli:main"
-        arguments = ["turn", str(self.project.spec), "--env", env]
-        return self.processes.start(target, arguments, env={"KAIZEN_FAULT": fault}).wait()
+        arguments = (scenario, str(self.project.spec), env)
+        return self.processes.start("tests.faults.test_kill:turn", *arguments, env={"KAIZEN_FAULT": fault}).wait()
 
     def settle(self, scenario: str) -> dict[str, object]:
         """Turn until nothing is due any more; the state then."""
-        for _ in ("what is due", "nothing"):
-            ended = self.turn(scenario)
-            assert ended.code == 0, ended.err
-        return self.processes.state(self.project)
+        ended = self.processes.start("tests.faults.test_kill:settle", scenario, str(self.project.spec)).wait()
+        assert ended.code == 0, ended.err
+        found: dict[str, object] = json.loads(ended.out.splitlines()[-1])
+        return found
 
     def undisturbed(self, scenario: str) -> dict[str, object]:
         """The state that a scenario ends in if nobody dies."""
@@ -88,13 +88,21 @@ class Drill:
         return self.states[scenario]
 
 
-def turn_that_cannot_deploy(arguments: list[str]) -> int:
-    """``kaizen turn`` where the second champion answers otherwise when it is to serve."""
+def turn(scenario: str, spec: str, env: str = "local") -> int:
+    """``kaizen turn``; to be rolled back, the champion answers otherwise when it is to serve."""
     from kaizen.adapters import place
     from kaizen.cli import main
 
-    place.STAGES["deploy"] = lambda request: {"parity": "another"}
-    return main(arguments)
+    if scenario == ROLL_BACK:
+        place.STAGES["deploy"] = lambda request: {"parity": "another"}
+    return main(["turn", spec, "--env", env])
+
+
+def settle(scenario: str, spec: str) -> int:
+    """Two turns, of which the second finds nothing to do but to say so; then the state."""
+    code = turn(scenario, spec) or turn(scenario, spec)
+    print_state(str(Path(spec).with_name(".kaizen")))
+    return code
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +111,8 @@ def drill(processes, tmp_path_factory):
     project.write_spec({"place": {"mode": "python", "interpreter": sys.executable}}, env="python")
     for month in MONTHS[:2]:
         project.land_month(month)
+    # The databases are there: that their making survives a kill is tested where it is done.
+    assert processes.kaizen("reconcile", project.spec).code == 0
     project.save(FIRST)
     drill = Drill(project, processes, {})
     drill.undisturbed(FIRST)

@@ -226,11 +226,11 @@ retrain, environment
     (
         changed("gates.0.confidence", 0.5),
         """\
-        KZ304: not a confidence
+        KZ304: out of range
           where: kaizen.yml: gates[0].confidence
           value: 0.5
           limit: 0.5 to 1
-          next: e.g. 0.95""",
+          next: correct the value""",
     ),
     (
         changed("problem.timestamp", GONE),

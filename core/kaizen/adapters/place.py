@@ -47,7 +47,7 @@ def open_training(request: Request) -> Training:
     rows = _load(request, spec, labels=True).labelled()
     _check_rows(spec, rows)
     examples = rows.features.assign(**{spec.problem.target: rows.label})
-    return Training(examples, spec.problem.target, spec.train, Path(request.project))
+    return Training(examples, spec.problem.target, spec.train, Path(request.project), request.env)
 
 
 def _check_rows(spec: Spec, rows: Examples) -> None:
@@ -158,12 +158,13 @@ def evaluate(request: Request) -> dict[str, Any]:
     found = []
     for metric in dict.fromkeys(gate.metric for gate in spec.gates):
         gates = [g for g in spec.gates if g.metric == metric]
-        confidence = max(g.confidence for g in gates)
-        found.append(estimates.compare(metric, label, predictions, block, confidence))
+        found.append(estimates.compare(metric, label, predictions, block, spec.confidence))
         for column in dict.fromkeys(c for g in gates for c in g.slices):
             for name, mask in _slices(rows.features[column]):
                 some = {role: p[mask] for role, p in predictions.items()}
-                found.append(estimates.compare(metric, label[mask], some, block[mask], confidence, slice_name=name))
+                found.append(
+                    estimates.compare(metric, label[mask], some, block[mask], spec.confidence, slice_name=name)
+                )
     return {
         "rows": len(rows),
         "blocks": len(np.unique(block)),

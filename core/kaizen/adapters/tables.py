@@ -91,7 +91,8 @@ def _read_csv_source(path: Path) -> pd.DataFrame:
     except (ValueError, OSError, EOFError, zlib.error, BadZipFile, pa.ArrowException) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}".splitlines()[0][:120], "a whole CSV file") from error
     # Arrow hands out as bytes what is no text; only such columns are of objects.
-    binary = [str(c) for c in frame.columns[frame.dtypes == object] if frame[c].map(type).eq(bytes).any()]
+    objects = [c for c in frame.columns if pd.api.types.is_object_dtype(frame[c])]
+    binary = [c for c in objects if frame[c].map(type).eq(bytes).any()]
     if binary:
         raise _damaged(path, f"column {binary[0]} is not UTF-8", "UTF-8 text")
     # Pandas gives the second of two equal names a number.

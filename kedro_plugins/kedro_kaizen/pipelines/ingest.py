@@ -5,16 +5,15 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node
 
 from kaizen.ingest import ingest
-from kaizen.promote import registry_name
 from kaizen.records import DataVersion
+from kaizen.turn import preflight
 from kedro_kaizen.project import ProjectLoop
 
 
 def run(loop: ProjectLoop) -> list[DataVersion]:
     """Land every new file; what was added."""
     with loop.open() as opened:
-        # A tracking server that cannot be reached is found out before anything is written.
-        opened.registry.alias(registry_name(opened), "champion")
+        preflight(opened)
         return ingest(opened)
 
 

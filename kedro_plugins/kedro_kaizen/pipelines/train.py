@@ -54,7 +54,7 @@ def close_model(
         if found := find_candidate(opened, examples, decision):
             return found
         spec, turn = opened.spec, turn_id(decision)
-        training = Training(rows, spec.problem.target, spec.train, opened.project)
+        training = Training(rows, spec.problem.target, spec.train, opened.project, opened.env)
         outputs = close_training(training_request(opened, examples, turn), training, model)
         return keep_candidate(opened, examples, decision, turn, outputs)
 
