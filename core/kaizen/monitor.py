@@ -33,7 +33,7 @@ from kaizen.records import (
 )
 from kaizen.score import unseen_from
 from kaizen.spec import DriftSpec, MonitorSpec, PerformanceSpec
-from kaizen.statistics import psi, psi_p_value, standard_error, upper_tail
+from kaizen.statistics import jensen_shannon, kolmogorov_smirnov, psi, psi_p_value, standard_error, upper_tail
 
 
 def alarm_level(budget_per_year: float, looks_per_year: float) -> float:
@@ -73,7 +73,9 @@ def _judge_feature(
     value = psi(before, after)
     chance = psi_p_value(value, len(before), rows_then, rows_now)
     status: Health = "alarm" if value >= spec.psi and chance < level else "ok"
-    return FeatureDrift(now.feature, status, value, chance, missing_then, missing)
+    js = jensen_shannon(before, after)
+    ks = kolmogorov_smirnov(before[:-1], after[:-1]) if then.numeric else None
+    return FeatureDrift(now.feature, status, value, chance, missing_then, missing, js, ks)
 
 
 def _sum_up(drifts: Sequence[FeatureDrift]) -> Health:

@@ -299,7 +299,12 @@ class ScoredBatch(Record):
 
 @dataclass(frozen=True)
 class FeatureDrift:
-    """How far one feature moved from the champion's training rows. ``status`` is never a bare number."""
+    """How far one feature moved from the champion's training rows. ``status`` is never a bare number.
+
+    Attributes:
+        psi, p_value: what the status rests on. js: Jensen-Shannon distance. ks: Kolmogorov-Smirnov distance over the
+            bins, for numbers only. All None where unknown.
+    """
 
     feature: str
     status: Health
@@ -307,6 +312,8 @@ class FeatureDrift:
     p_value: float | None
     missing_reference: float
     missing_current: float
+    js: float | None = None
+    ks: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from statistics import NormalDist
 
 from kaizen.records import Estimate
@@ -20,6 +21,31 @@ def psi(reference: Sequence[int], current: Sequence[int]) -> float:
     n, m = sum(reference) + bins / 2, sum(current) + bins / 2
     shares = [((r + 0.5) / n, (c + 0.5) / m) for r, c in zip(reference, current, strict=True)]
     return sum((q - p) * math.log(q / p) for p, q in shares)
+
+
+def jensen_shannon(reference: Sequence[int], current: Sequence[int]) -> float:
+    """Jensen-Shannon distance of two sets of counts over the same bins: 0 for equal shares, 1 for disjoint ones.
+
+    Square root of the divergence in bits (Endres & Schindelin 2003).
+    """
+    n, m = sum(reference), sum(current)
+    if not n or not m:
+        return float(n != m)
+    divergence = 0.0
+    for r, c in zip(reference, current, strict=True):
+        p, q = r / n, c / m
+        middle = (p + q) / 2
+        divergence += sum(share * math.log2(share / middle) / 2 for share in (p, q) if share)
+    return math.sqrt(max(0.0, divergence))
+
+
+def kolmogorov_smirnov(reference: Sequence[int], current: Sequence[int]) -> float:
+    """Largest distance between the two distribution functions at the edges of ordered bins (at most the exact one)."""
+    n, m = sum(reference), sum(current)
+    if not n or not m:
+        return float(n != m)
+    steps = zip(accumulate(reference), accumulate(current), strict=True)
+    return max(abs(r / n - c / m) for r, c in steps)
 
 
 def psi_p_value(value: float, bins: int, reference_rows: int, current_rows: int) -> float:

@@ -67,7 +67,7 @@ def train(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: st
     """Run the training in the loop's place and keep its model. A retry finds the model that is there."""
     if found := find_candidate(loop, examples, decision):
         # The earlier attempt may have died in between.
-        _show(loop, examples, found, turn)
+        _show(loop, examples, found, turn, {})
         return found
     request = training_request(loop, examples, turn)
     return keep_candidate(loop, examples, decision, turn, bridge.run(request, loop.spec.place))

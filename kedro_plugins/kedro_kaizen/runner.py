@@ -24,21 +24,32 @@ def run_pipeline(training: Training) -> Any:
     """Run ``training.spec.pipeline`` of the project in a session of its own and return what it calls ``model``.
 
     The pipeline's free input ``examples`` is ``training.examples``, n rows of features and the target; parameters and
-    other datasets are the project's, in the environment KAIZEN_ENV (default: Kedro's).
+    other datasets are the project's, in the environment ``training.env``.
 
     Raises:
-        SpecError: KZ330 no such pipeline, KZ331 it does not take examples or leave a model, KZ332 no Kedro project.
+        SpecError: KZ330 no such pipeline, KZ331 it does not take examples or leave a model, KZ332 no Kedro project,
+            KZ333 no settings for this environment.
     """
     os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
     with _logging_left_alone():
         _open_project(training)
+    from kedro.config import MissingConfigException
     from kedro.framework.session import KedroSession
 
-    session = KedroSession.create(training.project, env=os.environ.get("KAIZEN_ENV"))
+    session = KedroSession.create(training.project, env=training.env)
     token = EXAMPLES.set(training.examples)
     try:
         with _runs_closed(), session:
             return session.run(pipeline_names=[training.spec.pipeline])["model"].load()
+    except MissingConfigException as error:
+        raise SpecError(
+            "KZ333",
+            "Kedro lacks settings for this environment",
+            where=f"train, environment {training.env}",
+            value=str(error),
+            limit=f"conf/{training.env} is a folder; it may be empty",
+            action="make the folder, or choose another environment with --env",
+        ) from error
     finally:
         EXAMPLES.reset(token)
 

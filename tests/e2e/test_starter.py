@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +10,7 @@ from typing import TypeVar
 import pandas as pd
 import pytest
 import yaml
+from tests.kedro_projects import call, call_warm, new_project, succeed
 
 from kaizen.ledger import open_ledger
 from kaizen.loop import open_loop
@@ -38,24 +37,6 @@ FLIGHTS = [
 OUTCOMES = ["time_hour", "carrier", "flight", "dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
 
 
-def call(folder: Path, *command: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m COMMAND`` in ``folder`` as a person would, whose shell names no loop or tracking server."""
-    named = ("KAIZEN_", "KEDRO_ENV", "MLFLOW_TRACKING_URI")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(named)}
-    return subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=env, input=typed, text=True, capture_output=True, check=False
-    )
-
-
-def new_project(folder: Path) -> Path:
-    """``kedro new`` without a question; the project's folder."""
-    answers = {"project_name": "NYC Flights", "repo_name": "flights", "python_package": "flights"}
-    (folder / "answers.yml").write_text(yaml.safe_dump({**answers, "output_dir": str(folder)}))
-    made = call(folder, "kedro", "new", "--starter=kaizen-flights", "--config", "answers.yml")
-    assert made.returncode == 0, made.stderr
-    return folder / "flights"
-
-
 class Airport:
     """2,000 flights of each month, landed when they are asked for."""
 
@@ -79,7 +60,7 @@ class Airport:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Airport]:
     """The flights project on three small months."""
-    made = new_project(tmp_path_factory.mktemp("starter"))
+    made = new_project(tmp_path_factory.mktemp("starter"), "NYC Flights", repository="flights", package="flights")
     airport = Airport(made / "landing")
     for month in (1, 2, 3):
         airport.land(month)
@@ -99,8 +80,7 @@ def records(project: Path, kind: type[R]) -> list[R]:
 @pytest.fixture(scope="module")
 def first(project: tuple[Path, Airport]) -> Path:
     """The project after its first ``kedro run``."""
-    ran = call(project[0], "kedro", "run")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    succeed(call(project[0], "kedro", "run"))
     return project[0]
 
 
@@ -111,8 +91,7 @@ def second(first: Path, project: tuple[Path, Airport]) -> Path:
     overlay = first / "conf/local/kaizen.yml"
     place = {"place": {"mode": "python", "interpreter": sys.executable}}
     overlay.write_text(overlay.read_text() + yaml.safe_dump(place))
-    ran = call(first, "kedro", "run")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    succeed(call_warm(first, "kedro", "run"))
     return first
 
 
@@ -123,17 +102,13 @@ def test_starter_is_listed_where_people_look(tmp_path: Path) -> None:
 
 def test_new_asks_and_proposes_the_flights(tmp_path: Path) -> None:
     made = call(tmp_path, "kedro", "new", "--starter=kaizen-flights", typed="\n\n\n")
-    assert made.returncode == 0, made.stderr
+    succeed(made)
     assert "NYC Flights" in made.stdout
     assert (tmp_path / "flights/src/flights/pipeline_registry.py").is_file()
 
 
 def test_new_project_bears_the_names_it_was_given(tmp_path: Path) -> None:
-    answers = {"project_name": "Delay Watch", "repo_name": "delay-watch", "python_package": "delays"}
-    (tmp_path / "answers.yml").write_text(yaml.safe_dump(answers))
-    made = call(tmp_path, "kedro", "new", "--starter=kaizen-flights", "--config", "answers.yml")
-    assert made.returncode == 0, made.stderr
-    project = tmp_path / "delay-watch"
+    project = new_project(tmp_path, "Delay Watch", repository="delay-watch", package="delays")
     files = [path for path in project.rglob("*") if path.is_file()]
     left = [path for path in files if "cookiecutter" in path.read_text() or "{{" in path.read_text()]
     assert left == []
@@ -144,7 +119,7 @@ def test_new_project_bears_the_names_it_was_given(tmp_path: Path) -> None:
 
 def test_projects_own_tests_pass(project: tuple[Path, Airport]) -> None:
     ran = call(project[0], "pytest", "-q", "-p", "no:cacheprovider")
-    assert ran.returncode == 0, ran.stdout
+    succeed(ran)
     assert "3 passed" in ran.stdout
 
 
@@ -179,7 +154,7 @@ def test_new_champion_is_looked_after_at_once(first: Path) -> None:
 
 def test_status_is_one_command_away(first: Path) -> None:
     told = call(first, "kedro", "kaizen", "status")
-    assert told.returncode == 0, told.stderr
+    succeed(told)
     assert "nyc/flights" in told.stdout
 
 

@@ -47,14 +47,10 @@ def test_importing_the_commands_loads_no_library(tmp_path: Path) -> None:
     assert not loaded & {"kaizen", "kedro", "pandas", "sqlalchemy", "mlflow"}
 
 
-def test_command_runs_on_the_projects_spec_from_any_folder(project: Path) -> None:
+def test_commands_run_on_the_projects_spec_from_any_folder(project: Path) -> None:
     told = kaizen(project, "turn", "--json")
     assert told.exit_code == 0, told.output
     assert (project / ".kaizen/ledger.db").is_file()
-
-
-def test_status_and_ledger_find_the_loop_that_ran(project: Path) -> None:
-    kaizen(project, "turn")
     assert "nyc/flights" in kaizen(project, "status").output
     shown = kaizen(project, "ledger", "show")
     assert shown.exit_code == 0
@@ -70,8 +66,9 @@ def test_environment_is_kedros(project: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_environment_that_is_named_outranks_kedros(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDRO_ENV", "broken")
-    assert kaizen(project, "turn", "--env=prod").exit_code == 0
-    assert (project / "prod/ledger.db").is_file()
+    assert kaizen(project, "status").exit_code == 3
+    assert kaizen(project, "status", "--env=prod").exit_code == 0
+    assert not (project / ".kaizen").exists()
 
 
 def test_refusal_keeps_its_exit_code(project: Path) -> None:

@@ -44,10 +44,11 @@ FILES = {
             seen = []
 
             @hook_impl
-            def before_pipeline_run(self, catalog):
+            def before_pipeline_run(self, run_params, catalog):
                 self.seen += [name for name in catalog if name.startswith("kaizen")]
-                import mlflow
-                mlflow.start_run(nested=True)
+                if run_params["pipeline_names"] == ["tracked"]:
+                    import mlflow
+                    mlflow.start_run(nested=True)
         """,
     "src/tiny/pipeline_registry.py": """
         from kedro.pipeline import Pipeline, node
@@ -60,8 +61,10 @@ FILES = {
             raise ZeroDivisionError("no slope")
 
         def register_pipelines():
+            training = Pipeline([node(fit, ["examples", "params:slope", "offsets"], "model", name="fit")])
             return {
-                "training": Pipeline([node(fit, ["examples", "params:slope", "offsets"], "model", name="fit")]),
+                "training": training,
+                "tracked": training,
                 "failing": Pipeline([node(fail, "examples", "model", name="fail")]),
                 "reporting": Pipeline([node(len, "offsets", "count", name="count")]),
                 "__default__": Pipeline([]),
@@ -79,8 +82,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(project: Path, pipeline: str = "training") -> object:
-    return find_runner("kedro")(Training(EXAMPLES, "y", TrainSpec("kedro", pipeline=pipeline), project))
+def train(project: Path, pipeline: str = "training", env: str = "local") -> object:
+    return find_runner("kedro")(Training(EXAMPLES, "y", TrainSpec("kedro", pipeline=pipeline), project, env))
 
 
 def test_pipeline_gets_examples_and_the_projects_own_settings(project: Path) -> None:
@@ -93,8 +96,15 @@ def test_examples_are_not_the_projects_to_change(project: Path) -> None:
 
 
 def test_environment_is_that_of_the_loop(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAIZEN_ENV", "prod")
-    assert train(project) == {"rows": 3, "start": 10.0, "offset": 100}
+    monkeypatch.setenv("KAIZEN_ENV", "local")
+    monkeypatch.setenv("KEDRO_ENV", "local")
+    assert train(project, env="prod") == {"rows": 3, "start": 10.0, "offset": 100}
+
+
+def test_environment_that_kedro_does_not_know_is_refused_by_name(project: Path) -> None:
+    with pytest.raises(SpecError, match=r"conf/nowhere is a folder") as caught:
+        train(project, env="nowhere")
+    assert caught.value.code == "KZ333"
 
 
 def test_every_call_is_a_session_of_its_own(project: Path) -> None:
@@ -130,33 +140,32 @@ def test_turns_hooks_stay_quiet_in_a_training(project: Path) -> None:
     assert sys.modules["tiny.noise"].Noise.seen == []
 
 
-def test_logging_of_the_process_is_left_as_it_was(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    root, shown = logging.getLogger(), warnings.showwarning
-    mine = logging.NullHandler()
-    root.addHandler(mine)
-    before = root.handlers[:]
-    try:
-        train(project)
-        assert root.handlers == before
-        assert warnings.showwarning is shown
-        assert logging.root.manager.disable == logging.NOTSET
-    finally:
-        root.removeHandler(mine)
+def test_logging_of_the_process_is_left_as_it_was(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, shown, mine = logging.getLogger(), warnings.showwarning, logging.NullHandler()
+    # Another test may have imported Kedro by itself: then its handler is there already.
+    monkeypatch.setattr(root, "handlers", [mine])
+    train(project)
+    assert root.handlers == [mine]
+    assert warnings.showwarning is shown
+    assert logging.root.manager.disable == logging.NOTSET
     assert "Kedro" not in "".join(capfd.readouterr())
 
 
 def test_tracking_run_that_the_projects_hooks_open_is_closed(project: Path) -> None:
     import mlflow
 
-    train(project)
+    train(project, "tracked")
     assert mlflow.active_run() is None
+    assert len(mlflow.search_runs(output_format="list")) == 1
 
 
 def test_tracking_run_that_was_open_stays_open(project: Path) -> None:
     import mlflow
 
     with mlflow.start_run() as mine:
-        train(project)
+        train(project, "tracked")
         now = mlflow.active_run()
         assert now is not None
         assert now.info.run_id == mine.info.run_id

@@ -145,7 +145,7 @@ RECORDS: tuple[Record, ...] = (
         champion=2,
         drift="alarm",
         features=(
-            FeatureDrift("weather_temp", "alarm", 2.5, 1e-300, 0.01, 0.02),
+            FeatureDrift("weather_temp", "alarm", 2.5, 1e-300, 0.01, 0.02, 0.5, 0.75),
             FeatureDrift("planes_year", "unknown", None, None, 0.2, 0.9),
         ),
         performance=Performance("unknown", "roc_auc", None, None, 0.0, 0, "no labels yet"),

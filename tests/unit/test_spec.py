@@ -428,7 +428,7 @@ def test_a_training_function_that_is_not_there_is_refused(function: str) -> None
 def test_a_training_function_gets_rows_target_and_seed() -> None:
     spec = parse_spec(changed("train", {"runner": "callable", "function": "builtins:dict", "seed": 7}), "").train
     examples: Any = {"rows": 1}
-    assert run_callable(Training(examples, "late", spec, Path())) == {"rows": 1, "target": "late", "seed": 7}
+    assert run_callable(Training(examples, "late", spec, Path(), "local")) == {"rows": 1, "target": "late", "seed": 7}
 
 
 def test_a_suite_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -533,6 +533,20 @@ def test_an_overlay_merges_mappings_and_replaces_the_rest(write: Any) -> None:
     assert [gate.metric for gate in over.gates] == ["brier"]
     assert (over.data.tables["flights"].min_rows, over.data.tables["flights"].partition) == (100, "month")
     assert (over.environment.ledger, over.digest == plain.digest) == ("postgresql://host/ledger", False)
+
+
+def test_null_in_an_overlay_removes_a_key(write: Any) -> None:
+    tables = {"planes": None, "outcomes": None, "weather": {"uri": "weather.csv", "join": ["hour"], "min_rows": None}}
+    base = write("conf/base/kaizen.yml", changed("retrain", {"cooldown": "3d", "budget": {"retrains": 2}}))
+    write("conf/prod/kaizen.yml", {"data": {"tables": tables, "outcomes": None}, "retrain": None, "clock": None})
+    over = load_spec(base, "prod")
+    assert list(over.data.tables) == ["flights", "weather"]
+    assert over.data.tables["weather"].min_rows == 1
+    assert over.data.outcomes == ()
+    assert over.retrain.cooldown == timedelta(days=7)
+    write("conf/prod/kaizen.yml", {"loop": None})
+    with pytest.raises(SpecError, match="loop is required"):
+        load_spec(base, "prod")
 
 
 def test_an_overlay_is_as_strict_as_the_spec(write: Any) -> None:

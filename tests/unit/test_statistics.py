@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.spatial.distance import jensenshannon
 
 from kaizen.records import Estimate
-from kaizen.statistics import chi_square_tail, psi, psi_p_value, standard_error, upper_tail
+from kaizen.statistics import (
+    chi_square_tail,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    psi,
+    psi_p_value,
+    standard_error,
+    upper_tail,
+)
 
 counts = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)), min_size=2, max_size=30)
 
@@ -96,3 +105,29 @@ def test_no_interval_no_standard_error(estimate: Estimate) -> None:
 @pytest.mark.parametrize("z", [-5.0, -1.0, 0.0, 1.96, 5.0])
 def test_the_upper_tail_is_scipys(z: float) -> None:
     assert upper_tail(z) == pytest.approx(stats.norm.sf(z), rel=1e-6)
+
+
+@given(counts)
+def test_jensen_shannon_is_that_of_scipy(pairs: list[tuple[int, int]]) -> None:
+    reference, current = zip(*pairs, strict=True)
+    if sum(reference) and sum(current):
+        expected = jensenshannon(reference, current, base=2)
+        assert jensen_shannon(reference, current) == pytest.approx(expected, abs=1e-6)
+        assert 0 <= jensen_shannon(reference, current) <= 1 + 1e-12
+
+
+def test_jensen_shannon_of_disjoint_counts_is_one() -> None:
+    assert jensen_shannon([5, 0], [0, 9]) == 1
+
+
+def test_kolmogorov_smirnov_over_single_values_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    one, two = rng.integers(0, 20, 500), rng.integers(3, 22, 300)
+    reference, current = (np.bincount(values, minlength=22).tolist() for values in (one, two))
+    assert kolmogorov_smirnov(reference, current) == pytest.approx(stats.ks_2samp(one, two).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("distance", [jensen_shannon, kolmogorov_smirnov])
+def test_a_distance_to_no_rows_is_the_largest(distance: object) -> None:
+    assert distance([1, 2], [0, 0]) == 1  # type: ignore[operator]
+    assert distance([0, 0], [0, 0]) == 0  # type: ignore[operator]
