@@ -87,7 +87,7 @@ def backtest(
     # The twin is replayed beside, by a process of its own: most of a stage keeps one core busy, not two.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
         twin = beside.submit(_replay_shuffled, path, out / "shuffled", env, seed)
-        real = replay(spec, path, history, out / "replay", progress)
+        real = replay(spec, path, history, out / "replay", progress, env=env)
         if not twin.done():
             progress("waiting for the replay of the same rows, shuffled across partitions")
         shuffled = twin.result()
@@ -106,10 +106,12 @@ def _replay_shuffled(path: Path, folder: Path, env: str | None, seed: int) -> Re
 
     spec = load_spec(path, env)
     twin, history = shuffle_history(spec, read_history(spec, path), seed)
-    return replay(twin, path, history, folder, lambda _: None)
+    return replay(twin, path, history, folder, lambda _: None, env=env)
 
 
-def replay(spec: Spec, path: Path, history: History, folder: Path, progress: Progress) -> Replay:
+def replay(
+    spec: Spec, path: Path, history: History, folder: Path, progress: Progress, *, env: str | None = None
+) -> Replay:
     """Land ``history`` partition by partition below ``folder`` and let the loop do what is due each time."""
     from kaizen.adapters.history import land, paired_predictions
 
@@ -122,7 +124,7 @@ def replay(spec: Spec, path: Path, history: History, folder: Path, progress: Pro
     months: list[dict[str, Any]] = []
     parts: list[Part] = []
     landed = replace(spec, data=replace(spec.data, tables=tables))
-    with open_loop(path, spec=landed, home=folder / "home", clock=clock) as loop:
+    with open_loop(path, env=env, spec=landed, home=folder / "home", clock=clock) as loop:
         land(landing, whole, history)
         for partition in history[spec.main]:
             begin, end = bounds(partition, spec.timezone)

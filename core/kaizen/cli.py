@@ -254,7 +254,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from kaizen.doctor import examine
 
     path = arguments.spec or next((Path(p) for p in DEFAULT_SPECS if Path(p).is_file()), None)
-    findings = examine(path)
+    findings = examine(path, _env(arguments))
     if arguments.json:
         print(json.dumps([vars(f) for f in findings]))
     else:

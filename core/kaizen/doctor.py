@@ -47,9 +47,9 @@ class Finding:
     fix: str = ""
 
 
-def examine(path: Path | None) -> list[Finding]:
+def examine(path: Path | None, env: str | None = None) -> list[Finding]:
     """Look at this environment, and at the loop of the spec at ``path`` if there is one."""
-    return [*_python(), *_packages(), *_programs(), *_telemetry(), *(_loop(path) if path else ())]
+    return [*_python(), *_packages(), *_programs(), *_telemetry(), *(_loop(path, env) if path else ())]
 
 
 def _python() -> Iterator[Finding]:
@@ -94,9 +94,9 @@ def _telemetry() -> Iterator[Finding]:
         )
 
 
-def _loop(path: Path) -> Iterator[Finding]:
+def _loop(path: Path, env: str | None) -> Iterator[Finding]:
     try:
-        with open_loop(path) as loop:
+        with open_loop(path, env=env) as loop:
             yield Finding("spec", "ok", f"{loop.name}, digest {loop.spec.digest[:12]}")
             yield Finding("ledger", "ok", f"{sum(1 for _ in loop.ledger.heads(loop.name))} subjects")
             yield _tracking(loop.registry.alias, registry_name(loop))

@@ -183,6 +183,7 @@ class TrainedModel(Record):
         model: address of the model folder. features: raw columns that it takes, with types, as in its signature.
         profile: address of the reference profile of the rows it was trained on.
         parity: digest of its predictions on its own input example; every place must reproduce it.
+        parameters: its plain settings, as the tracking server shows them.
     """
 
     training_set: str
@@ -194,6 +195,7 @@ class TrainedModel(Record):
     environment: Environment
     profile: str
     parity: str
+    parameters: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -303,6 +303,15 @@ def load_spec(path: Path, env: str | None = None) -> Spec:
     overlay = overlay_path(path, env) if env else None
     if overlay is not None and overlay.exists():
         values = _merge(values, _read_yaml(overlay))
+    elif overlay is not None and env != "local" and not (path.parent.name == "base" and overlay.parent.is_dir()):
+        raise SpecError(
+            "KZ312",
+            "no such environment",
+            where=str(path),
+            value=env,
+            limit=f"an overlay {overlay.name} or a folder {overlay.parent.name}/ for it",
+            action="correct the name, or create the overlay; an empty mapping is enough",
+        )
     return parse_spec(values, str(path))
 
 

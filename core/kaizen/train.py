@@ -67,7 +67,7 @@ def train(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: st
     """Run the training in the loop's place and keep its model. A retry finds the model that is there."""
     if found := find_candidate(loop, examples, decision):
         # The earlier attempt may have died in between.
-        _show(loop, examples, found, turn, {})
+        _show(loop, examples, found, turn)
         return found
     request = training_request(loop, examples, turn)
     return keep_candidate(loop, examples, decision, turn, bridge.run(request, loop.spec.place))
@@ -98,6 +98,7 @@ def keep_candidate(
         environment=codec.decode(Environment, outputs["environment"]),
         profile=loop.store.put_file(f"{loop.name}/profile", lambda path: shutil.copyfile(profile, path)),
         parity=outputs["parity"],
+        parameters=outputs["parameters"],
     )
     fault_point("train.before_append")
     subject = f"candidate/{turn}"
@@ -109,7 +110,7 @@ def keep_candidate(
             loop.new_event(subject, model, _key(loop, examples, decision), turn=turn),
         ],
     )
-    _show(loop, examples, model, turn, outputs.get("parameters", {}))
+    _show(loop, examples, model, turn)
     return model
 
 
@@ -117,7 +118,7 @@ def _key(loop: Loop, examples: TrainingSet, decision: TriggerDecision) -> str:
     return digest([examples.digest, loop.spec.digest, decision.generation])
 
 
-def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str, parameters: dict[str, str]) -> None:
+def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str) -> None:
     environment = model.environment
     loop.log(
         turn,
@@ -128,7 +129,7 @@ def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str, par
                 "seed": model.seed,
                 "window_end": examples.window.end,
                 "spec": loop.spec.digest,
-                **parameters,
+                **model.parameters,
             },
             metrics={"rows": float(model.rows)},
             tags={

@@ -10,7 +10,7 @@ from typing import TypeVar
 import pandas as pd
 import pytest
 import yaml
-from tests.kedro_projects import call, call_warm, new_project, succeed
+from tests.kedro_projects import Ended, call, call_warm, new_project, succeed
 
 from kaizen.ledger import open_ledger
 from kaizen.loop import open_loop
@@ -85,13 +85,20 @@ def first(project: tuple[Path, Airport]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def second(first: Path, project: tuple[Path, Airport]) -> Path:
-    """The project after April landed and ``kedro run`` trained in another process."""
+def ran(first: Path, project: tuple[Path, Airport]) -> Ended:
+    """April has landed, and ``kedro run`` has trained in another process."""
     project[1].land(4)
     overlay = first / "conf/local/kaizen.yml"
     place = {"place": {"mode": "python", "interpreter": sys.executable}}
     overlay.write_text(overlay.read_text() + yaml.safe_dump(place))
-    succeed(call_warm(first, "kedro", "run"))
+    ran = call_warm(first, "kedro", "run")
+    succeed(ran)
+    return ran
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, ran: Ended) -> Path:
+    """The project after that run."""
     return first
 
 
@@ -172,6 +179,7 @@ def test_second_run_is_a_second_turn_because_a_person_asked(second: Path) -> Non
     assert records(second, PromotionDecision)[-1].champion == 1
 
 
-def test_another_place_trains_in_a_process_of_its_own(second: Path) -> None:
+def test_another_place_trains_in_a_process_of_its_own(second: Path, ran: Ended) -> None:
+    assert "train.open" not in ran.stdout
     turn = records(second, TurnRecord)[-1].turn
     assert (second / ".kaizen/loops/nyc/flights/runs" / turn / "train/result.json").is_file()

@@ -67,8 +67,9 @@ def test_environment_is_kedros(project: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_environment_that_is_named_outranks_kedros(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDRO_ENV", "broken")
     assert kaizen(project, "status").exit_code == 3
-    assert kaizen(project, "status", "--env=prod").exit_code == 0
-    assert not (project / ".kaizen").exists()
+    told = kaizen(project, "status", "--env=prod")
+    assert told.exit_code == 5
+    assert str(project / "prod/ledger.db") in told.output
 
 
 def test_refusal_keeps_its_exit_code(project: Path) -> None:

@@ -12,7 +12,7 @@ from kedro.pipeline import Pipeline, node
 from kaizen.errors import SpecError, UsageError
 from kaizen.records import TriggerDecision
 from kedro_kaizen.datasets import RecordDataset
-from kedro_kaizen.pipelines import promote, train, turn
+from kedro_kaizen.pipelines import ingest, promote, train, turn
 from kedro_kaizen.project import SESSION, ProjectLoop, loop_of
 
 DECISION = TriggerDecision("2013-03-01T00:00:00-05:00", "2013-02", True, ("first",), "", "no champion yet", None, 1)
@@ -90,6 +90,24 @@ def test_pipelines_of_one_place_are_refused_in_another(project: Path) -> None:
         train.run(loop_in(project, "in_process"), DECISION)
     with pytest.raises(UsageError, match="KZ230"):
         train.open_examples(loop_in(project, "python"), DECISION)
+
+
+def test_suite_that_is_none_is_found_out_before_anything_is_taken(project: Path) -> None:
+    loop = loop_in(project, "in_process")
+    loop.path.write_text(loop.path.read_text().replace("month}}}", "month}}, suite: {rows: s.json}}"))
+    loop.path.with_name("s.json").write_text("[]")
+    loop.path.with_name("2024-01.parquet").write_bytes(b"not looked at")
+    with pytest.raises(SpecError) as caught:
+        ingest.run(loop)
+    assert caught.value.code == "KZ322"
+    with loop.open() as opened:
+        assert list(opened.ledger.events(opened.name)) == []
+
+
+def test_environment_of_a_session_reaches_the_place(project: Path) -> None:
+    loop_in(project, "python")
+    with loop_of(project, "prod").open() as opened:
+        assert opened.request("train", "turn").env == "prod"
 
 
 def test_catalog_gets_the_records_that_it_does_not_declare(project: Path) -> None:

@@ -100,6 +100,7 @@ RECORDS: tuple[Record, ...] = (
         environment=Environment("3.11.9", sha("c"), "7" * 40, dirty=False),
         profile=f"store:nyc/flights/profile@sha256:{sha('d')}",
         parity=sha("e"),
+        parameters={"gradientboosting.max_depth": "6"},
     ),
     EvaluationReport(
         candidate=sha("f"),

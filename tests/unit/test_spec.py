@@ -567,3 +567,61 @@ def test_nothing_is_interpolated(write: Any, monkeypatch: pytest.MonkeyPatch) ->
     values = changed("environment.home", "${HOME}/x")
     spec: Spec = load_spec(write("kaizen.yml", values))
     assert spec.environment.home == "${HOME}/x"
+
+
+def test_an_environment_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kaizen.yml"
+    path.write_text(json.dumps(SMALLEST), encoding="utf-8")
+    with pytest.raises(SpecError) as refused:
+        load_spec(path, "prdo")
+    assert refused.value.code == "KZ312"
+    assert load_spec(path, "local") == load_spec(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("data.max_quarantined", 1.5, "data.max_quarantined"),
+        ("train.min_partitions", 0, "train.min_partitions"),
+        ("data.tables.flights.min_rows", 0, "data.tables.flights.min_rows"),
+    ],
+)
+def test_numbers_outside_what_they_can_mean_are_refused(path: str, value: Any, where: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        parse_spec(changed(path, value), "kaizen.yml")
+    assert (refused.value.code, refused.value.where) == ("KZ304", f"kaizen.yml: {where}")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("evaluate", "window", "0s"),
+        ("evaluate", "max_auc_of_one_feature", 0.4),
+        ("monitor", "false_alarms_per_year", 0.0),
+        ("monitor", "max_missing", 2.0),
+        ("place", "timeout", "0s"),
+    ],
+)
+def test_sections_that_may_be_absent_are_checked_too(section: str, key: str, value: Any) -> None:
+    with pytest.raises(SpecError) as refused:
+        parse_spec({**SMALLEST, section: {key: value}}, "kaizen.yml")
+    assert (refused.value.code, refused.value.where) == ("KZ304", f"kaizen.yml: {section}.{key}")
+
+
+def test_gates_share_one_confidence() -> None:
+    gates = [
+        {"metric": "roc_auc", "against": "champion", "confidence": 0.9},
+        {"metric": "brier", "against": "champion", "confidence": 0.95},
+    ]
+    with pytest.raises(SpecError) as refused:
+        parse_spec({**SMALLEST, "gates": gates}, "kaizen.yml")
+    assert refused.value.what == "more than one confidence"
+    assert parse_spec({**SMALLEST, "gates": gates[:1]}, "kaizen.yml").confidence == 0.9
+
+
+def test_a_misspelt_slice_column_names_the_nearest_feature() -> None:
+    problem = {**SMALLEST["problem"], "features": ["carrier", "origin"]}
+    gates = [{"metric": "roc_auc", "slices": ["carier"], "max_drop": 0.03}]
+    with pytest.raises(SpecError) as refused:
+        parse_spec({**SMALLEST, "problem": problem, "gates": gates}, "kaizen.yml")
+    assert refused.value.action == "did you mean 'carrier'?"
