@@ -134,6 +134,7 @@ CASES = {
     "text named .parquet": Case(land=march_bytes("march.parquet", lambda _: b"departs,train\n")),
     "truncated Parquet": Case(land=march_bytes("march.parquet", lambda data: data[:-100])),
     "file of 0 bytes": Case(land=march_bytes("march.parquet", lambda _: b"")),
+    "folder among the files": Case(land=lambda project: (project.landing / "schedules" / "march.parquet").mkdir()),
     "truncated CSV.gz": Case(land=march_bytes("march.csv.gz", lambda data: data[:-100])),
     "damaged CSV.gz": Case(land=march_bytes("march.csv.gz", lambda data: data[:60] + bytes(8) + data[68:])),
     "CSV that is not UTF-8": Case(land=march_bytes("march.csv", lambda data: data.replace(b"north", b"n\xf6rd"))),
@@ -179,15 +180,22 @@ def project(processes, tmp_path_factory):
     return project
 
 
+@pytest.fixture(scope="module")
+def settled(project, processes):
+    """The state of ``running``."""
+    project.restore("running")
+    return processes.state(project)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_a_refusal_says_all_and_changes_nothing(project, processes, name):
+def test_a_refusal_says_all_and_changes_nothing(project, settled, processes, name):
     case = CASES[name]
     project.restore("fresh" if case.fresh else "running")
     project.write_spec(case.spec)
     case.land(project)
     if case.stages:
         processes.stages(project, *case.stages)
-    before = processes.state(project)
+    before = processes.state(project) if case.stages else settled
     ended = processes.kaizen("turn", project.spec, *case.argv, env=case.env)
     assert processes.state(project) == before
     told = shown(ended.code, ended.err, project)
@@ -196,24 +204,22 @@ def test_a_refusal_says_all_and_changes_nothing(project, processes, name):
 
 
 @pytest.mark.parametrize("name", ["misspelt key", "missing column"])
-def test_the_same_from_a_shell(project, processes, name):
+def test_the_same_from_a_shell(project, settled, processes, name):
     project.restore("running")
     project.write_spec(CASES[name].spec)
     CASES[name].land(project)
-    before = processes.state(project)
     ended = cold_kaizen("turn", project.spec)
-    assert processes.state(project) == before
+    assert processes.state(project) == settled
     assert_golden(name, shown(ended.code, ended.err, project))
 
 
-def test_a_file_that_is_still_being_written_is_refused(project, processes):
+def test_a_file_that_is_still_being_written_is_refused(project, settled, processes):
     project.restore("running")
     path = project.land_schedules(MARCH)
-    before = processes.state(project)
     # The third file of the table is the new one; the writer goes on while its digest is taken.
     with writer(path):
         ended = processes.kaizen("turn", project.spec, env={"KAIZEN_FAULT": "ingest.while_reading:delay:3"})
-    assert processes.state(project) == before
+    assert processes.state(project) == settled
     told = re.sub(r"\d+ bytes, then \d+", "N bytes, then M", shown(ended.code, ended.err, project))
     assert_golden("file that is still being written", told)
 
@@ -237,16 +243,15 @@ def writer(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def test_the_same_partition_with_the_same_content_is_no_work(project, processes):
+def test_the_same_partition_with_the_same_content_is_no_work(project, settled, processes):
     project.restore("running")
     for again in (MONTHS[0], MONTHS[1]):
         path = project.landing / "schedules" / f"{again}.parquet"
         path.with_name(f"{again}-again.parquet").write_bytes(path.read_bytes())
-    before = processes.state(project)
     ended = processes.kaizen("turn", project.spec)
     assert ended.code == 0
     assert "ingested 0 partitions, validated 0, scored 0" in ended.out
-    assert processes.state(project) == before
+    assert processes.state(project) == settled
 
 
 def test_no_password_is_shown(project, processes):

@@ -43,7 +43,8 @@ def spec(**changes: Any) -> Spec:
 times = st.integers(0, 366 * 24 - 1).map(lambda hours: FIRST + timedelta(hours=hours))
 trains = st.sampled_from(["T1", "T2"])
 keys = st.lists(st.tuples(times, trains), min_size=1, max_size=12)
-FEWER = settings(max_examples=30)
+# A third of the profile's: each makes tables, or a ledger.
+FEWER = settings(max_examples=settings.default.max_examples // 3)
 # Names that an outcome may have, also those of columns that are features elsewhere.
 names = st.sampled_from(["arrives", "note", "distance", "rain", "origin", "platforms", "stations_platforms"])
 
@@ -192,12 +193,13 @@ def test_in_the_datas_own_time_only_outcomes_that_came_are_labels(tmp_path_facto
 
 
 @FEWER
-@given(months, months, st.lists(times, min_size=1, max_size=40), times)
-def test_gate_and_score_see_no_row_of_the_training(tmp_path_factory, schedules, outcomes, departs, now):
-    delivered = {"schedules": schedules, "outcomes": outcomes, "stations": {"all"}}
+@given(months, months, st.sampled_from(MONTHS), st.integers(0, 300), st.lists(times, min_size=1, max_size=40))
+def test_gate_and_score_see_no_row_of_the_training(tmp_path_factory, schedules, outcomes, sure, days, departs):
+    """``sure`` is labelled already, for as many ``days``."""
+    delivered = {"schedules": schedules | {sure}, "outcomes": outcomes | {sure}, "stations": {"all"}}
+    now = bounds(sure, ZONE)[1] + timedelta(days=1 + days)
     with loop_of(tmp_path_factory.getbasetemp(), delivered, now) as loop:
         labelled = loop.labelled()
-        assume(labelled)
         chosen = training_set(loop)
         promotion = promoted(loop, chosen)
         after = unseen_from(loop, promotion)

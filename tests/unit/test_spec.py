@@ -527,7 +527,7 @@ def test_an_overlay_merges_mappings_and_replaces_the_rest(write: Any) -> None:
             "environment": {"ledger": "postgresql://host/ledger"},
         },
     )
-    plain, over = load_spec(base, "test"), load_spec(base, "prod")
+    plain, over = load_spec(base, "local"), load_spec(base, "prod")
     assert plain == load_spec(base) == parse_spec(SMALLEST, "")
     assert (over.train.seed, over.train.pipeline) == (7, "train")
     assert [gate.metric for gate in over.gates] == ["brier"]

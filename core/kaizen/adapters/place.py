@@ -225,7 +225,9 @@ def predict(model: Any, features: pd.DataFrame, problem: ProblemSpec) -> np.ndar
                 "KZ907",
                 "model gives no probability of the positive class",
                 where="problem.positive",
-                value=f"classes {classes}",
+                value="classes "
+                + (", ".join(map(str, classes)) or "none")
+                + ("" if hasattr(model, "predict_proba") else ", no predict_proba"),
                 limit=f"predict_proba and class {problem.positive}",
                 action="train a classifier on the target column as it is",
             )
