@@ -79,8 +79,6 @@ def backtest(
 
     started = time.monotonic()
     out = out.resolve()
-    # Two replays share the cores: threads that spin while they wait would take them from the other one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     spec = load_spec(path, env)
     history = read_history(spec, path)
     progress(f"history: {len(history[spec.main])} partitions of {spec.main}")
@@ -101,6 +99,7 @@ def backtest(
 
 def _replay_shuffled(path: Path, folder: Path, env: str | None, seed: int) -> Replay:
     """Replay the stationary twin: the same rows, shuffled across partitions."""
+    # Threads that wait for each other would take the cores from the replay beside.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from kaizen.adapters.history import read_history, shuffle_history
 

@@ -65,17 +65,18 @@ def _refuse_one_class(loop: Loop, partitions: list[str]) -> None:
 
 def train(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: str) -> TrainedModel:
     """Run the training in the loop's place and keep its model. A retry finds the model that is there."""
-    if found := find_candidate(loop, examples, decision):
-        # The earlier attempt may have died in between.
-        _show(loop, examples, found, turn)
+    if found := find_candidate(loop, examples, decision, turn):
         return found
     request = training_request(loop, examples, turn)
     return keep_candidate(loop, examples, decision, turn, bridge.run(request, loop.spec.place))
 
 
-def find_candidate(loop: Loop, examples: TrainingSet, decision: TriggerDecision) -> TrainedModel | None:
-    """The model that an earlier attempt at this very training left."""
-    return loop.find(TrainedModel, _key(loop, examples, decision))
+def find_candidate(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: str) -> TrainedModel | None:
+    """The model that an earlier attempt at this very training left; shown again, as that attempt may have died."""
+    found = loop.find(TrainedModel, _key(loop, examples, decision))
+    if found:
+        _show(loop, examples, found, turn)
+    return found
 
 
 def training_request(loop: Loop, examples: TrainingSet, turn: str) -> Request:

@@ -27,9 +27,8 @@ def run(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, Trai
     """Choose the training set and train on it in the loop's place."""
     with loop.open() as opened:
         _check_place(opened, in_process=False)
-        examples, turn = training_set(opened), turn_id(decision)
-        opened.registry.open_turn(opened.name, turn)
-        return examples, train(opened, examples, decision, turn)
+        examples = training_set(opened)
+        return examples, train(opened, examples, decision, turn_id(decision))
 
 
 def open_examples(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, pd.DataFrame]:
@@ -38,9 +37,8 @@ def open_examples(loop: ProjectLoop, decision: TriggerDecision) -> tuple[Trainin
 
     with loop.open() as opened:
         _check_place(opened, in_process=True)
-        examples, turn = training_set(opened), turn_id(decision)
-        opened.registry.open_turn(opened.name, turn)
-        return examples, open_training(training_request(opened, examples, turn)).examples
+        examples = training_set(opened)
+        return examples, open_training(training_request(opened, examples, turn_id(decision))).examples
 
 
 def close_model(
@@ -51,9 +49,9 @@ def close_model(
     from kaizen.runners import Training
 
     with loop.open() as opened:
-        if found := find_candidate(opened, examples, decision):
-            return found
         spec, turn = opened.spec, turn_id(decision)
+        if found := find_candidate(opened, examples, decision, turn):
+            return found
         training = Training(rows, spec.problem.target, spec.train, opened.project, opened.env)
         outputs = close_training(training_request(opened, examples, turn), training, model)
         return keep_candidate(opened, examples, decision, turn, outputs)
