@@ -80,7 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--spec", type=Path, help="kaizen.yml that names the ledger")
     made.add_argument("--env", help="overlay of this environment")
     made.add_argument("--as-of", metavar="TIME", help="ISO 8601: the state as it was then")
-    command("reconcile", _reconcile, "heal what only shows the ledger: aliases of the registry")
+    command(
+        "reconcile",
+        _reconcile,
+        "heal what only shows the ledger (aliases of the registry), remove what killed processes left",
+    )
     command("doctor", _doctor, "what is installed, reachable and missing, and the fix for each")
     _add_ledger(commands)
     return parser
@@ -242,10 +246,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _reconcile(arguments: argparse.Namespace) -> int:
     from kaizen.loop import open_loop
-    from kaizen.promote import heal_aliases
+    from kaizen.reconcile import reconcile
 
     with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
-        mended = heal_aliases(loop)
+        mended = reconcile(loop)
     print(json.dumps(mended) if arguments.json else "\n".join(mended) or "nothing to mend")
     return 0
 

@@ -1,0 +1,42 @@
+"""Cleaning up, idempotent, by whoever calls it: views of the ledger that differ, and what killed processes left behind.
+
+Never done in callbacks: they do not run when a process is killed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from kaizen.loop import Loop
+from kaizen.promote import heal_aliases
+
+LEFT_ALONE = timedelta(days=1)
+"""Younger leftovers may belong to somebody who is at work."""
+
+_DRAFTS = (".scratch-*", ".publish-*", ".draft-*", ".damaged-*", ".save-*")
+
+
+def reconcile(loop: Loop) -> list[str]:
+    """Heal the registry's aliases and remove old leftovers of this loop; what was done, in words."""
+    return [*heal_aliases(loop), *sweep(loop.home, loop.clock.now())]
+
+
+def sweep(home: Path, now: datetime) -> Iterator[str]:
+    """Remove drafts and run folders below ``home`` that nobody has touched for a day; nothing reads them."""
+    drafts = [path for pattern in _DRAFTS for path in home.rglob(pattern)]
+    for path in [*drafts, *(home / "runs").glob("*")]:
+        try:
+            touched = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        except FileNotFoundError:
+            # It lay in a leftover that is gone already.
+            continue
+        if now - touched < LEFT_ALONE:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        yield f"removed leftover {path.relative_to(home)}"

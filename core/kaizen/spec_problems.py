@@ -1,0 +1,237 @@
+"""What single keys of a spec cannot tell: names, tables, features, gates and numbers that do not go together."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from kaizen import codec
+from kaizen.measures import MEASURES
+from kaizen.spec import Spec, parse_label, train_partitions
+
+_LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9_-]*")
+_TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: the parts of a ``SpecError``."""
+
+    code: str
+    what: str
+    key: str
+    value: Any
+    limit: str
+    action: str
+
+
+def problems(spec: Spec) -> list[Problem]:
+    """All that single keys cannot tell."""
+    return [
+        *_name_problems(spec),
+        *_table_problems(spec),
+        *_feature_problems(spec),
+        *_gate_problems(spec),
+        *_range_problems(spec),
+    ]
+
+
+def _name_problems(spec: Spec) -> list[Problem]:
+    found: list[Problem] = []
+    if not _LOOP_NAME.fullmatch(spec.loop):
+        found.append(
+            Problem("KZ307", "not a loop name", "loop", spec.loop, "project/loop in a-z 0-9 _ -", "rename the loop")
+        )
+    try:
+        ZoneInfo(spec.clock.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # OSError: the name of a folder of zones, such as Europe.
+        zone = spec.clock.timezone
+        found.append(
+            Problem(
+                "KZ307", "unknown time zone", "clock.timezone", zone, "an IANA name such as Europe/Paris", "correct it"
+            )
+        )
+    try:
+        parse_label(spec.problem.label)
+    except ValueError:
+        limit = '"COLUMN > NUMBER" with one of > >= < <= =='
+        found.append(Problem("KZ307", "not a label rule", "problem.label", spec.problem.label, limit, "correct it"))
+    try:
+        train_partitions(spec.train.window)
+    except ValueError:
+        found.append(
+            Problem(
+                "KZ307", "not a training window", "train.window", spec.train.window, '"all" or "last N"', "correct it"
+            )
+        )
+    if spec.place.mode == "python" and not spec.place.interpreter:
+        found.append(
+            Problem(
+                "KZ305",
+                "missing key",
+                "place.interpreter",
+                None,
+                "mode python needs an interpreter",
+                "name the other environment's python",
+            )
+        )
+    for runner, key in (("kedro", "pipeline"), ("callable", "function")):
+        if spec.train.runner == runner and not getattr(spec.train, key):
+            found.append(Problem("KZ305", "missing key", f"train.{key}", None, f"runner {runner} needs it", "name it"))
+    return found
+
+
+def _table_problems(spec: Spec) -> list[Problem]:
+    tables = spec.data.tables
+    found: list[Problem] = []
+    for name in tables:
+        if not _TABLE_NAME.fullmatch(name):
+            found.append(Problem("KZ307", "not a table name", f"data.tables.{name}", name, "a-z 0-9 _", "rename it"))
+    mains = [n for n, t in tables.items() if t.role == "features" and not t.join]
+    if len(mains) != 1:
+        found.append(
+            Problem(
+                "KZ307",
+                "exactly one table has the rows to predict",
+                "data.tables",
+                ", ".join(mains) or None,
+                "one table of role features without join",
+                "give the others `join: [columns]`",
+            )
+        )
+    elif tables[mains[0]].partition is None:
+        found.append(
+            Problem(
+                "KZ305",
+                "missing key",
+                f"data.tables.{mains[0]}.partition",
+                None,
+                "day, month or year",
+                "say how the rows to predict are cut",
+            )
+        )
+    if sum(t.role == "labels" for t in tables.values()) > 1:
+        found.append(Problem("KZ307", "more than one labels table", "data.tables", None, "at most one", "merge them"))
+    for name in spec.data.suite:
+        if name not in tables:
+            found.append(
+                Problem(
+                    "KZ303",
+                    "unknown table",
+                    f"data.suite.{name}",
+                    name,
+                    "one of " + ", ".join(tables),
+                    f"did you mean {codec.nearest(name, tables)!r}?",
+                )
+            )
+    return found
+
+
+def _feature_problems(spec: Spec) -> list[Problem]:
+    try:
+        label = parse_label(spec.problem.label)
+    except ValueError:
+        # Named with the names; here it only adds no outcome.
+        label = None
+    outcomes = {*spec.data.outcomes, spec.problem.target, *([label.column] if label else [])}
+    found: list[Problem] = []
+    for name in spec.problem.features:
+        if name in outcomes:
+            found.append(
+                Problem(
+                    "KZ306",
+                    "an outcome cannot be a feature",
+                    "problem.features",
+                    name,
+                    "only what is known before the prediction",
+                    f"remove {name} from problem.features",
+                )
+            )
+    return found
+
+
+def _gate_problems(spec: Spec) -> list[Problem]:
+    found: list[Problem] = []
+    if not spec.gates:
+        found.append(
+            Problem(
+                "KZ305", "missing key", "gates", None, "at least one gate", "no champion without a verdict: add one"
+            )
+        )
+    known = [n for n, m in MEASURES.items() if m.task == spec.problem.task]
+    for i, gate in enumerate(spec.gates):
+        if gate.metric not in known:
+            hint = codec.nearest(gate.metric, known)
+            found.append(
+                Problem(
+                    "KZ304",
+                    "unknown metric",
+                    f"gates[{i}].metric",
+                    gate.metric,
+                    "one of " + ", ".join(known),
+                    f"did you mean {hint!r}?" if hint else "choose one of them",
+                )
+            )
+        kinds = [gate.at_least is not None, gate.at_most is not None, gate.against is not None, bool(gate.slices)]
+        if sum(kinds) != 1 or bool(gate.slices) != (gate.max_drop is not None):
+            found.append(
+                Problem(
+                    "KZ307",
+                    "a gate has exactly one condition",
+                    f"gates[{i}]",
+                    None,
+                    "at_least, at_most, against, or slices with max_drop",
+                    "split it into several gates",
+                )
+            )
+        for column in gate.slices:
+            if spec.problem.features and column not in spec.problem.features:
+                limit = "one of problem.features"
+                hint = f"did you mean {codec.nearest(column, spec.problem.features)!r}?"
+                found.append(Problem("KZ304", "unknown slice column", f"gates[{i}].slices", column, limit, hint))
+    levels = sorted({gate.confidence for gate in spec.gates if gate.against or gate.slices})
+    if len(levels) > 1:
+        shown = ", ".join(map(str, levels))
+        found.append(Problem("KZ307", "more than one confidence", "gates", shown, "one for all gates", "choose one"))
+    return found
+
+
+def _range_problems(spec: Spec) -> list[Problem]:
+    """Numbers outside what they can mean."""
+    zero = timedelta(0)
+    performance, budget = spec.monitor.performance, spec.retrain.budget
+    rules: list[tuple[str, Any, bool, str]] = [
+        ("data.max_quarantined", spec.data.max_quarantined, 0 <= spec.data.max_quarantined <= 1, "0 to 1"),
+        ("train.min_partitions", spec.train.min_partitions, spec.train.min_partitions >= 1, "at least 1"),
+        ("evaluate.window", spec.evaluate.window, spec.evaluate.window > zero, "longer than 0s"),
+        (
+            "evaluate.max_auc_of_one_feature",
+            limit := spec.evaluate.max_auc_of_one_feature,
+            0.5 < limit <= 1,
+            "0.5 to 1",
+        ),
+        ("monitor.drift.psi", spec.monitor.drift.psi, spec.monitor.drift.psi > 0, "above 0"),
+        ("monitor.drift.min_rows", spec.monitor.drift.min_rows, spec.monitor.drift.min_rows >= 1, "at least 1"),
+        ("monitor.performance.max_drop", performance.max_drop, performance.max_drop >= 0, "at least 0"),
+        ("monitor.performance.min_labelled", share := performance.min_labelled, 0 <= share <= 1, "0 to 1"),
+        ("monitor.false_alarms_per_year", alarms := spec.monitor.false_alarms_per_year, alarms > 0, "above 0"),
+        ("monitor.max_missing", missing := spec.monitor.max_missing, 0 <= missing <= 1, "0 to 1"),
+        ("retrain.budget.retrains", budget.retrains, budget.retrains >= 1, "at least 1"),
+        ("retrain.budget.per", budget.per, budget.per > zero, "longer than 0s"),
+        ("place.timeout", spec.place.timeout, spec.place.timeout > zero, "longer than 0s"),
+        *(
+            (f"data.tables.{n}.min_rows", t.min_rows, t.min_rows >= 1, "at least 1")
+            for n, t in spec.data.tables.items()
+        ),
+        *(
+            (f"gates[{i}].confidence", g.confidence, 0.5 < g.confidence < 1, "0.5 to 1")
+            for i, g in enumerate(spec.gates)
+        ),
+    ]
+    return [
+        Problem("KZ304", "out of range", key, codec.encode(value), limit, "correct the value")
+        for key, value, fits, limit in rules
+        if not fits
+    ]
