@@ -106,6 +106,7 @@ def test_suite_that_is_none_is_found_out_before_anything_is_taken(project: Path)
 
 def test_environment_of_a_session_reaches_the_place(project: Path) -> None:
     loop_in(project, "python")
+    (project / "conf" / "prod").mkdir()
     with loop_of(project, "prod").open() as opened:
         assert opened.request("train", "turn").env == "prod"
 
