@@ -29,10 +29,11 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with everything that is needed here; afterwards no network is
 
-# Build requirements come first and pinned, so that no build needs an environment of its own.
+# Build requirements come first and pinned, so that no build needs an environment of its own. setuptools builds the
+# flights' data package, which comes as source only.
 $(READY): pyproject.toml constraints/dev.txt | python
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP) install -c constraints/dev.txt hatchling editables build
+	$(BIN)/python $(PIP) install -c constraints/dev.txt hatchling editables build setuptools
 	$(BIN)/python $(PIP) install -c constraints/dev.txt --no-build-isolation -e '.[demo,dev]'
 	touch $@
 
@@ -62,7 +63,7 @@ soak: setup $(OLDEST)/.ready ## long campaigns with more seeds, then the tests o
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt $(READY)
 	rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) install -c constraints/dev.txt hatchling editables pytest pytest-xdist hypothesis
+	$(OLDEST)/bin/python $(PIP) install -c constraints/dev.txt hatchling editables setuptools pytest pytest-xdist hypothesis
 	$(OLDEST)/bin/python $(PIP) install -c constraints/oldest.txt --no-build-isolation -e '.[demo]'
 	touch $@
 

@@ -1,9 +1,9 @@
 """One stage, any place: a request goes in, one result file comes out.
 
-train, evaluate, deploy (its proof that a model opens) and score run where the loop's ``place`` says. The caller writes
-``request.json`` into a folder of its own, starts ``python -m kaizen.bridge FOLDER`` there (or calls ``perform`` in
-process), and reads ``result.json``, which is published last. Nothing is ever read out of logs. A place has no ledger,
-registry or Airflow credentials: only the variables named in ``PASSED_ON`` reach it.
+trigger (its look at the rows), train, evaluate, deploy (its proof that a model opens) and score run where the loop's
+``place`` says. The caller writes ``request.json`` into a folder of its own, starts ``python -m kaizen.bridge FOLDER``
+there (or calls ``perform`` in process), and reads ``result.json``, which is published last. Nothing is ever read out of
+logs. A place has no ledger, registry or Airflow credentials: only the variables named in ``PASSED_ON`` reach it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ PROTOCOL = 1
 REQUEST, RESULT, LOG = "request.json", "result.json", "log.txt"
 PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 PASSED_ON_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "KAIZEN_FAULT", "CUDA_", "NVIDIA_")
+
+
+PlacedStage = Literal["trigger", "train", "evaluate", "deploy", "score"]
+"""The stages that read rows or open models, and therefore run in the place."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Request:
         folder: where outputs and the result go.
     """
 
-    stage: Literal["train", "evaluate", "deploy", "score"]
+    stage: PlacedStage
     spec: dict[str, Any]
     env: str
     project: str

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from kaizen import codec
-from kaizen.bridge import InputFile, ModelFolder, Request
+from kaizen.bridge import InputFile, ModelFolder, PlacedStage, Request
 from kaizen.calendar import bounds
 from kaizen.clock import Clock, WallClock
 from kaizen.errors import MissingDependency, SpecError
@@ -182,7 +182,7 @@ class Loop:
 
     def request(
         self,
-        stage: Literal["train", "evaluate", "deploy", "score"],
+        stage: PlacedStage,
         turn: str,
         *,
         inputs: Iterable[Input] = (),

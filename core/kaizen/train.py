@@ -46,6 +46,17 @@ def training_set(loop: Loop) -> TrainingSet:
     return TrainingSet(loop.inputs_for(chosen, labels=True), Window(begin, gate.start), gate)
 
 
+def refuse_unsound(loop: Loop, turn: str) -> None:
+    """Refuse, before anything is decided, what training would refuse before it calls user code.
+
+    Raises ``DataRefused``: what ``training_set`` raises, and from the place KZ420 no labelled row in the window, KZ422
+    a feature that tells the label; ``SpecError``: KZ308 no such runner.
+    """
+    examples = training_set(loop)
+    request = loop.request("trigger", turn, inputs=examples.inputs, window=examples.window)
+    bridge.run(request, loop.spec.place)
+
+
 def _refuse_one_class(loop: Loop, partitions: list[str]) -> None:
     """Before anything is decided: a model cannot learn from one class."""
     if loop.spec.problem.task == "regression":

@@ -17,6 +17,7 @@ from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.records import HealthReport, TriggerDecision, TurnRecord
 from kaizen.spec import RetrainSpec
+from kaizen.train import refuse_unsound
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
 
     Raises:
         UsageError: KZ210: a person's wish is held back, or there is nothing to train on.
+        DataRefused: what cannot be trained on; see ``train.refuse_unsound``. Then no decision is kept.
     """
     pending = open_decision(loop)
     if pending:
@@ -143,10 +145,8 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
             action="wait, or change the spec",
         )
     if decision.retrain:
-        # Refuses before the decision is kept if there is nothing sound to train on.
-        from kaizen.train import training_set
-
-        training_set(loop)
+        # Before the decision is kept: it would stay open for good.
+        refuse_unsound(loop, turn_id(decision))
     fault_point("trigger.before_append")
     loop.append("trigger", decision, key)
     return decision

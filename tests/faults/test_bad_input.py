@@ -154,14 +154,14 @@ CASES = {
         spec={"retrain": {"budget": {"retrains": 1}}}, argv=("--because", "a new season"), stages=("monitor",)
     ),
     "one class only": Case(land=one_class, fresh=True, stages=TO_VALIDATE),
-    "outcome in disguise": Case(land=disguise, fresh=True, stages=TO_TRIGGER),
+    "outcome in disguise": Case(land=disguise, fresh=True, stages=TO_VALIDATE),
     "untrusted model type": Case(spec=train("train_forest"), fresh=True, stages=TO_TRIGGER),
     "user code that raises": Case(spec=train("train_nothing"), fresh=True, stages=TO_TRIGGER),
     "model without predict_proba": Case(spec=train("train_without_probability"), fresh=True, stages=TO_TRIGGER),
     "missing training function": Case(spec=train("trian"), fresh=True, stages=TO_TRIGGER),
-    "unknown runner": Case(spec=train("train", runner="callabel"), fresh=True, stages=TO_TRIGGER),
+    "unknown runner": Case(spec=train("train", runner="callabel"), fresh=True, stages=TO_VALIDATE),
     "unknown interpreter": Case(
-        spec={"place": {"mode": "python", "interpreter": "/nowhere/bin/python"}}, fresh=True, stages=TO_TRIGGER
+        spec={"place": {"mode": "python", "interpreter": "/nowhere/bin/python"}}, fresh=True, stages=TO_VALIDATE
     ),
 }
 

@@ -1,4 +1,7 @@
-"""What happens inside a place: train, evaluate, deploy and score on files, with no ledger and no registry in reach."""
+"""What happens inside a place, on files, with no ledger and no registry in reach.
+
+trigger asks whether there is something sound to train on; train, evaluate, deploy and score do their stage's work.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -20,11 +23,11 @@ from kaizen.adapters import estimates, mlflow_model
 from kaizen.adapters.examples import Examples, assemble
 from kaizen.adapters.profiles import make_profile
 from kaizen.adapters.tables import read_parquet, write_parquet
-from kaizen.bridge import ModelFolder, Request
-from kaizen.canonical import digest
+from kaizen.bridge import InputFile, ModelFolder, Request
+from kaizen.canonical import canonical_json, digest
 from kaizen.errors import DataRefused, ModelRefused
 from kaizen.publish import publish_file, publish_json, verify_file, verify_folder
-from kaizen.records import Environment, Profile
+from kaizen.records import Environment, Profile, Window
 from kaizen.runners import Training, find_runner, make_importable
 from kaizen.spec import ProblemSpec, Spec, parse_spec
 
@@ -32,6 +35,13 @@ _EXAMPLE_ROWS = 5
 _SLICE_ROWS = 200
 _POWER_ROWS = 20_000
 _REQUIRED = ("mlflow-skinny", "scikit-learn", "skops", "pandas", "numpy")
+
+
+def trigger(request: Request) -> dict[str, Any]:
+    """Refuse, before anybody decides to train, what ``train`` would refuse before it calls user code."""
+    spec = parse_spec(request.spec, "request")
+    find_runner(spec.train.runner)
+    return {"rows": len(_training_rows(canonical_json(request.spec), request.inputs, request.window))}
 
 
 def train(request: Request) -> dict[str, Any]:
@@ -44,10 +54,20 @@ def open_training(request: Request) -> Training:
     """The labelled rows of the window, checked. Raises ``DataRefused`` before any user code runs."""
     spec = parse_spec(request.spec, "request")
     make_importable(Path(request.project))
-    rows = _load(request, spec, labels=True).labelled()
-    _check_rows(spec, rows)
+    rows = _training_rows(canonical_json(request.spec), request.inputs, request.window)
+    # Read for this training alone: its memory is user code's from here on.
+    _training_rows.cache_clear()
     examples = rows.features.assign(**{spec.problem.target: rows.label})
     return Training(examples, spec.problem.target, spec.train, Path(request.project), request.env)
+
+
+@lru_cache(maxsize=1)
+def _training_rows(compiled: str, inputs: tuple[InputFile, ...], window: Window) -> Examples:
+    """The labelled rows, checked; a process that was asked by trigger need not read them again to train."""
+    spec = parse_spec(json.loads(compiled), "request")
+    rows = _load(spec, inputs, window, labels=True).labelled()
+    _check_rows(spec, rows)
+    return rows
 
 
 def _check_rows(spec: Spec, rows: Examples) -> None:
@@ -148,7 +168,7 @@ def close_training(request: Request, training: Training, model: Any) -> dict[str
 def evaluate(request: Request) -> dict[str, Any]:
     """Measure candidate (and champion) on the labelled rows of the window: each gate's metric, and its slices."""
     spec = parse_spec(request.spec, "request")
-    rows = _load(request, spec, labels=True).labelled()
+    rows = _load(spec, request.inputs, request.window, labels=True).labelled()
     block = rows.days(spec.problem.timestamp, spec.clock.timezone) if len(rows) else np.zeros(0, dtype=int)
     predictions = {
         role: predict(_open(folder, request.project, spec), rows.features, spec.problem) if len(rows) else np.zeros(0)
@@ -175,7 +195,7 @@ def evaluate(request: Request) -> dict[str, Any]:
 def score(request: Request) -> dict[str, Any]:
     """Predict every row of the window; profile the rows in the reference's bins."""
     spec = parse_spec(request.spec, "request")
-    rows = _load(request, spec, labels=False)
+    rows = _load(spec, request.inputs, request.window, labels=False)
     model = _open(request.models["champion"], request.project, spec)
     values = predict(model, rows.features, spec.problem) if len(rows) else np.zeros(0)
     predictions = Path(request.folder) / "predictions.parquet"
@@ -201,6 +221,7 @@ def deploy(request: Request) -> dict[str, Any]:
 
 
 STAGES: dict[str, Callable[[Request], dict[str, Any]]] = {
+    "trigger": trigger,
     "train": train,
     "evaluate": evaluate,
     "deploy": deploy,
@@ -247,14 +268,14 @@ def predict(model: Any, features: pd.DataFrame, problem: ProblemSpec) -> np.ndar
     return found
 
 
-def _load(request: Request, spec: Spec, *, labels: bool) -> Examples:
-    """The request's rows in its window, every input checked against its digest before it is read."""
+def _load(spec: Spec, inputs: Iterable[InputFile], window: Window, *, labels: bool) -> Examples:
+    """The inputs' rows in the window, every file checked against its digest before it is read."""
     parts: dict[str, list[pd.DataFrame]] = {}
-    for item in request.inputs:
+    for item in inputs:
         verify_file(Path(item.path), item.sha256)
         parts.setdefault(item.table, []).append(read_parquet(Path(item.path)))
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
-    return assemble(spec, tables, labels=labels).in_window(spec.problem.timestamp, request.window)
+    return assemble(spec, tables, labels=labels).in_window(spec.problem.timestamp, window)
 
 
 def _open(folder: ModelFolder, project: str, spec: Spec) -> Any:
