@@ -11,7 +11,7 @@ JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := build/oldest
-SMOKED := core kedro all
+SMOKED := core airflow kedro all
 PIP := -m pip --disable-pip-version-check --quiet
 
 # No tool that a target starts reports home.
@@ -20,12 +20,14 @@ export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
+# Threads that wait for each other give their core away: several processes share two.
+export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test backtest bench soak lint format wheel smoke constraints clean python
+.PHONY: help setup test demo demo-ui backtest bench soak lint format wheel smoke constraints clean python
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that is needed here; afterwards no network is
 
@@ -44,6 +46,12 @@ python:
 
 test: lint ## lint, then every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+demo: setup ## the flights of 2013 on a real Airflow, month by month, against the backtest: build/demo
+	$(BIN)/python -m demo.run
+
+demo-ui: setup ## the same, and leave that Airflow running: prints its URL and login
+	$(BIN)/python -m demo.run --ui
 
 backtest: setup ## replay the flights of 2013 through a new project: build/flights, build/backtest
 	rm -rf build/flights build/backtest
@@ -81,7 +89,7 @@ wheel: setup ## build dist/kaizen_mlops-*.whl
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist
 
-smoke: wheel ## install the wheel into clean environments and use it: core only, [kedro], [all]
+smoke: wheel ## install the wheel into clean environments and use it: core only, [airflow], [kedro], [all]
 	set -e; for each in $(SMOKED); do $(PYTHON) tests/packaging/smoke.py dist/*.whl $$each; done
 
 # The only target with a tool that setup does not install: uv resolves for all Pythons at once, pip cannot.

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Before any library is imported: some read these once, at import.
 os.environ.update(
+    AIRFLOW_HOME=(home := tempfile.mkdtemp(prefix="kaizen-airflow-")),
+    AIRFLOW__CORE__DAGS_FOLDER=f"{home}/dags",
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home}/airflow.db",
+    AIRFLOW__KAIZEN__PROJECTS=f"{home}/projects",
+    AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
     DO_NOT_TRACK="1",
     DVC_NO_ANALYTICS="1",
     GX_ANALYTICS_ENABLED="false",
@@ -21,6 +30,8 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 # A shared machine may be slow at any moment: how long an example takes says nothing.
 hypothesis.settings.register_profile("default", deadline=None)

@@ -8,7 +8,6 @@ often the loop would retrain for nothing.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import time
@@ -22,27 +21,16 @@ from typing import TYPE_CHECKING, Any
 from kaizen import report
 from kaizen.calendar import bounds
 from kaizen.clock import VirtualClock
-from kaizen.loop import Loop, open_loop
-from kaizen.measures import MEASURES
+from kaizen.loop import open_loop
 from kaizen.publish import publish_json, publish_text
-from kaizen.records import (
-    Estimate,
-    EvaluationReport,
-    HealthReport,
-    PromotionDecision,
-    ScoredBatch,
-    TriggerDecision,
-    TurnRecord,
-    ValidationReport,
-)
+from kaizen.records import ScoredBatch
+from kaizen.review import Review, review, summarise
 from kaizen.spec import Spec, load_spec
-from kaizen.trigger import turn_id
-from kaizen.turn import advance
+from kaizen.turn import Advance, advance
 
 if TYPE_CHECKING:
-    from kaizen.adapters.history import History, Part
+    from kaizen.adapters.history import History
 
-CONFIDENCE = 0.95
 MIN_GAIN = 0.02
 MAX_PROMISED_TOO_MUCH = 0.02
 MAX_RETRAINS_WHEN_STATIONARY = 1
@@ -52,11 +40,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Replay:
-    """One replay: a row per scored partition, and the predictions of loop and static model on the same labels."""
+    """One replay: what the loop did, and how long it took."""
 
-    months: list[dict[str, Any]]
-    parts: list[Part]
-    retrains: int
+    found: Review
     seconds: float
 
 
@@ -89,7 +75,7 @@ def backtest(
         if not twin.done():
             progress("waiting for the replay of the same rows, shuffled across partitions")
         shuffled = twin.result()
-    summary = _summarise(spec, real, shuffled)
+    summary = _summarise(spec, real.found, shuffled)
     summary["seconds"] = round(time.monotonic() - started, 1)
     publish_json(out / "summary.json", summary)
     publish_text(out / "report.html", report.html(summary))
@@ -112,7 +98,7 @@ def replay(
     spec: Spec, path: Path, history: History, folder: Path, progress: Progress, *, env: str | None = None
 ) -> Replay:
     """Land ``history`` partition by partition below ``folder`` and let the loop do what is due each time."""
-    from kaizen.adapters.history import land, paired_predictions
+    from kaizen.adapters.history import land
 
     started = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
@@ -120,8 +106,6 @@ def replay(
     tables = {n: replace(t, uri=str(landing / n / "*.parquet"), columns=()) for n, t in spec.data.tables.items()}
     whole, rows, outcomes = _by_role(spec)
     clock = VirtualClock(bounds(next(iter(history[spec.main])), spec.timezone)[0])
-    months: list[dict[str, Any]] = []
-    parts: list[Part] = []
     landed = replace(spec, data=replace(spec.data, tables=tables))
     with open_loop(path, env=env, spec=landed, home=folder / "home", clock=clock) as loop:
         land(landing, whole, history)
@@ -135,13 +119,9 @@ def replay(
             clock.move_to(end + spec.problem.label_delay)
             land(landing, outcomes, history, partition)
             done = advance(loop)
-            if scored:
-                parts.append(paired_predictions(loop, partition, scored))
-                months.append(_row(loop, partition, scored, parts[-1]))
-            progress(f"{partition}  {_one_line(months[-1] if scored else None, done.turn)}")
-        _fill_realised(loop, months)
-        retrains = sum(d.retrain and "first" not in d.causes for d in _decisions(loop))
-    return Replay(months, parts, retrains, round(time.monotonic() - started, 1))
+            progress(f"{partition}  {_one_line(scored, done)}")
+        found = review(loop)
+    return Replay(found, round(time.monotonic() - started, 1))
 
 
 def _by_role(spec: Spec) -> tuple[list[str], list[str], list[str]]:
@@ -152,116 +132,36 @@ def _by_role(spec: Spec) -> tuple[list[str], list[str], list[str]]:
     return whole, [n for n, t in tables if t.partition and t.role == "features"], outcomes
 
 
-def _decisions(loop: Loop) -> list[TriggerDecision]:
-    events = loop.ledger.events(loop.name, subject="trigger", kind="TriggerDecision")
-    return [TriggerDecision.from_json(e.payload) for e in events]
+def _one_line(scored: ScoredBatch | None, done: Advance) -> str:
+    """What the outcomes of a partition led to, as far as it is at hand: the review comes at the end."""
+    if scored is None:
+        return f"outcomes landed; {f'{done.turn.outcome}: first champion' if done.turn else 'no champion yet'}"
+    drift = next((r.drift for r in reversed(done.health) if r.partition == scored.partition), "unknown")
+    gate = ("promoted" if done.turn.promotion else "refused") if done.turn else "no retraining"
+    reason = done.decision.reason if done.decision else ""
+    return f"champion {scored.champion}, drift {drift}; {gate}: {reason[:80]}"
 
 
-def _row(loop: Loop, partition: str, scored: ScoredBatch, part: Part) -> dict[str, Any]:
-    """What happened with one partition, as the report shows it."""
-    health = loop.head(HealthReport, f"health/{partition}")
-    decision = next((d for d in reversed(_decisions(loop)) if d.partition == partition and d.health), None)
-    record = loop.find(TurnRecord, turn_id(decision)) if decision and decision.retrain else None
-    verdict = (
-        loop.by_digest(PromotionDecision, f"candidate/{record.turn}", record.promotion_decision) if record else None
-    )
-    reports = [loop.head(ValidationReport, f"validation/{table}/{partition}") for table in loop.spec.data.tables]
-    champion = loop.champion()
-    return {
-        "partition": partition,
-        "rows": scored.rows,
-        "quarantined": sum(r.quarantined_rows for r in reports if r),
-        "labelled": health.performance.rows if health else 0,
-        "champion": scored.champion,
-        "champion_after": champion[0].champion if champion else None,
-        "drift": health.drift if health else "unknown",
-        "drifted": [f.feature for f in health.features if f.status == "alarm"] if health else [],
-        "features": {f.feature: {"psi": f.psi, "status": f.status} for f in health.features} if health else {},
-        "performance": health.performance.status if health else "unknown",
-        "retrain": bool(decision and decision.retrain),
-        "causes": list(decision.causes) if decision else [],
-        "suppressed": decision.suppressed if decision else "",
-        "reason": decision.reason if decision else "",
-        "gate": None if verdict is None else "promoted" if verdict.promote else "refused",
-        "gate_reasons": [g.reason for g in verdict.gates] if verdict else [],
-        **_values(loop.spec.metric, part),
-        **_gain_seen(loop, record, verdict),
-        "gain_realised": None,
-    }
+def _summarise(spec: Spec, real: Review, shuffled: Replay) -> dict[str, Any]:
+    summary = summarise(spec, real.months, real.parts, real.retrains)
+    twin = shuffled.found
+    summary["shuffled"] = {"retrains": twin.retrains, "months": twin.months, "seconds": shuffled.seconds}
+    summary["checks"] = _checks(summary)
+    return summary
 
 
-def _gain_seen(loop: Loop, record: TurnRecord | None, verdict: PromotionDecision | None) -> dict[str, float | None]:
-    if record is None or verdict is None:
-        return {"gain_seen": None, "gain_seen_low": None}
-    evaluation = loop.by_digest(EvaluationReport, f"candidate/{record.turn}", verdict.evaluation)
-    found = next(
-        (c.gain for c in evaluation.comparisons if c.metric == loop.spec.metric and not c.slice and c.gain), None
-    )
-    return {"gain_seen": found.value if found else None, "gain_seen_low": found.low if found else None}
-
-
-def _fill_realised(loop: Loop, months: list[dict[str, Any]]) -> None:
-    """A promotion's gain comes true in the next partition; it belongs beside what the gate saw."""
-    for row, following in itertools.pairwise(months):
-        report = loop.head(HealthReport, f"health/{following['partition']}")
-        if row["gate"] == "promoted" and report:
-            row["gain_realised"] = report.gain_realised
-
-
-def _values(metric: str, part: Part) -> dict[str, float | None]:
-    """The metric of the loop's champion and of the never-retrained model on the same rows."""
-    from kaizen.adapters.estimates import compare
-
-    label, ours, static, day = part
-    found = {
-        n: compare(metric, label, {"candidate": p}, day, CONFIDENCE) for n, p in (("loop", ours), ("static", static))
-    }
-    return {f"value_{name}": c.candidate.value if c else None for name, c in found.items()}
-
-
-def _one_line(row: dict[str, Any] | None, turn: TurnRecord | None) -> str:
-    if row is None:
-        return f"outcomes landed; {turn.outcome}: first champion" if turn else "outcomes landed; no champion yet"
-    what = f"{row['gate']}" if row["gate"] else "no retraining"
-    return f"champion {row['champion']}, drift {row['drift']}; {what}: {row['reason'][:80]}"
-
-
-def _summarise(spec: Spec, real: Replay, shuffled: Replay) -> dict[str, Any]:
-    """Averages leave out the first scored partition: there the loop's model is the never-retrained one."""
-    from kaizen.adapters import estimates
-
-    months = real.months[1:]
-    difference = estimates.mean_difference(spec.metric, real.parts[1:], CONFIDENCE)
-    measure = MEASURES[spec.metric]
-    if not measure.higher_is_better and difference.low is not None and difference.high is not None:
-        difference = Estimate(-difference.value, -difference.high, -difference.low)
-    both = [m for m in real.months if m["gain_seen"] is not None and m["gain_realised"] is not None]
-    seen, realised = (_mean([m[key] for m in both]) for key in ("gain_seen", "gain_realised"))
-    by_monitor = sum(m["retrain"] and bool({"drift", "decay"} & set(m["causes"])) for m in real.months)
-    summary = {
-        "loop": spec.loop,
-        "spec": spec.digest,
-        "metric": spec.metric,
-        "higher_is_better": measure.higher_is_better,
-        "months": real.months,
-        "mean_auc_loop": _mean([m["value_loop"] for m in months]),
-        "mean_auc_static": _mean([m["value_static"] for m in months]),
-        "difference": difference.value,
-        "difference_interval": [difference.low, difference.high],
-        "confidence": CONFIDENCE,
-        "retrains": real.retrains,
-        "promotions": sum(m["gate"] == "promoted" for m in real.months),
-        "gain_seen": seen,
-        "gain_realised": realised,
-        "shuffled": {"retrains": shuffled.retrains, "months": shuffled.months, "seconds": shuffled.seconds},
-    }
+def _checks(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """What makes the loop worth it, each with what was found."""
+    gain, seen, realised = (summary[key] for key in ("difference", "gain_seen", "gain_realised"))
+    by_monitor = sum(m["retrain"] and bool({"drift", "decay"} & set(m["causes"])) for m in summary["months"])
+    for_nothing = summary["shuffled"]["retrains"]
     too_much = seen - realised if seen is not None and realised is not None else None
-    summary["checks"] = [
+    return [
         _check(
             "the loop is better than never retraining by at least",
-            difference.value,
+            gain,
             MIN_GAIN,
-            difference.value >= MIN_GAIN,
+            gain is not None and gain >= MIN_GAIN,
         ),
         _check(
             "gain seen minus gain realised is at most",
@@ -272,17 +172,12 @@ def _summarise(spec: Spec, real: Replay, shuffled: Replay) -> dict[str, Any]:
         _check("retrainings started by the monitor, at least", by_monitor, 1, by_monitor >= 1),
         _check(
             "retrainings on shuffled rows, at most",
-            shuffled.retrains,
+            for_nothing,
             MAX_RETRAINS_WHEN_STATIONARY,
-            shuffled.retrains <= MAX_RETRAINS_WHEN_STATIONARY,
+            for_nothing <= MAX_RETRAINS_WHEN_STATIONARY,
         ),
     ]
-    return summary
 
 
 def _check(name: str, value: float | None, limit: float, passed: bool) -> dict[str, Any]:
     return {"name": name, "value": value, "limit": limit, "passed": bool(passed)}
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None

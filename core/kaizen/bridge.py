@@ -11,10 +11,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,51 +94,101 @@ def run(request: Request, place: PlaceSpec) -> dict[str, Any]:
     if place.mode == "in_process":
         outputs = perform(request)
     else:
-        (folder / RESULT).unlink(missing_ok=True)
         publish_json(folder / REQUEST, codec.encode(request))
-        ended = _start(folder, place)
-        outputs = read_result(folder, ended)
+        passed = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
+        command = [place.interpreter, "-m", "kaizen.bridge", str(folder)]
+        outputs = call(command, folder, passed, log=folder / LOG, timeout=place.timeout)
     fault_point("bridge.after_run")
     return outputs
 
 
-def _start(folder: Path, place: PlaceSpec) -> int:
-    """Run the bridge under the place's interpreter; its exit code (negative: the signal that ended it)."""
-    passed = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
-    command = [place.interpreter, "-m", "kaizen.bridge", str(folder)]
-    with (folder / LOG).open("ab") as log:
+def call(
+    command: Sequence[str],
+    folder: Path,
+    variables: Mapping[str, str],
+    *,
+    log: Path | None,
+    timeout: timedelta | None = None,
+) -> dict[str, Any]:
+    """Run a command that leaves its result in ``folder``, and return the result's outputs.
+
+    The command ends with its caller, however that ends: by a signal to its process group, or when its standard input,
+    a pipe that only the caller holds open, comes to its end (see ``end_with_caller``).
+
+    Args:
+        variables: the command's whole environment. log: where its output goes; None is the caller's own.
+
+    Raises:
+        StageFailed: KZ703 (no result), KZ704 (timeout), KZ705 (protocol), KZ706 (cannot be started).
+        KaizenError: the error in the result.
+    """
+    (folder / RESULT).unlink(missing_ok=True)
+    with ExitStack() as files:
+        output = files.enter_context(log.open("ab")) if log else None
         try:
             child = subprocess.Popen(
-                command, env=passed, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=dict(variables),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         except OSError as error:
             raise StageFailed(
                 "KZ706",
                 "the place cannot be started",
                 where="place.interpreter",
-                value=f"{place.interpreter}: {error.strerror}",
+                value=f"{command[0]}: {error.strerror}",
                 limit="a Python with kaizen-mlops and the project's libraries",
                 action="correct place.interpreter; `kaizen doctor` checks it",
             ) from error
-        try:
-            return child.wait(timeout=place.timeout.total_seconds())
-        except subprocess.TimeoutExpired as error:
-            raise StageFailed(
-                "KZ704",
-                "the stage ran out of time",
-                where=str(folder / LOG),
-                value=f"more than {codec.format_duration(place.timeout)}",
-                limit=f"place.timeout: {codec.format_duration(place.timeout)}",
-                action="raise place.timeout, or train on less",
-            ) from error
-        finally:
-            # Also when this process is interrupted: whatever the place started ends with it.
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+        ended = _wait(child, str(log or "the task's own log"), timeout)
+    return read_result(folder, ended, str(log or "the task's own log"))
 
 
-def read_result(folder: Path, ended: int) -> dict[str, Any]:
+def _wait(child: subprocess.Popen[bytes], log: str, timeout: timedelta | None) -> int:
+    """A child's exit code (negative: the signal that ended it)."""
+    try:
+        return child.wait(timeout=timeout.total_seconds() if timeout else None)
+    except subprocess.TimeoutExpired as error:
+        limit = codec.format_duration(timeout or timedelta(0))
+        raise StageFailed(
+            "KZ704",
+            "the stage ran out of time",
+            where=log,
+            value=f"more than {limit}",
+            limit=f"place.timeout: {limit}",
+            action="raise place.timeout, or train on less",
+        ) from error
+    finally:
+        # Also when this process is interrupted: whatever the place started ends with it.
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        if child.stdin:
+            child.stdin.close()
+
+
+def end_with_caller() -> None:
+    """End this process, and its group if it leads one, when standard input is a pipe and its other end is gone.
+
+    A caller that is killed by SIGKILL can end nobody; its retry would run beside what it had started.
+    """
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="end-with-caller", daemon=True).start()
+
+
+def read_result(folder: Path, ended: int, log: str = "") -> dict[str, Any]:
     """The outputs in a finished run's ``result.json``, or the error that it holds, raised."""
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -142,7 +197,7 @@ def read_result(folder: Path, ended: int) -> dict[str, Any]:
         raise StageFailed(
             "KZ703",
             "the place ended without a result",
-            where=str(folder / LOG),
+            where=log or str(folder / LOG),
             value=value,
             limit=f"a {RESULT} of protocol {PROTOCOL}",
             action="read the end of the log; signal 9 is most often the memory limit; then retry",
@@ -206,13 +261,22 @@ def _protocol_mismatch(found: object, where: str) -> StageFailed:
 
 def main(folder: Path) -> int:
     """The place's side: read the request, perform, publish the result. Returns the exit code."""
-    result: dict[str, Any] = {"protocol": PROTOCOL, "outputs": None, "error": None}
-    code = 0
-    try:
+
+    def work() -> dict[str, Any]:
         values = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         if values.get("protocol") != PROTOCOL:
             raise _protocol_mismatch(values.get("protocol"), str(folder / REQUEST))
-        result["outputs"] = perform(codec.decode(Request, values))
+        return perform(codec.decode(Request, values))
+
+    return leave_result(folder, work)
+
+
+def leave_result(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
+    """Publish what ``work`` returns, or the refusal that it raises, as the result in ``folder``; the exit code."""
+    result: dict[str, Any] = {"protocol": PROTOCOL, "outputs": None, "error": None}
+    code = 0
+    try:
+        result["outputs"] = work()
     except KaizenError as error:
         result["error"], code = error.to_json(), error.exit_code
     fault_point("bridge.before_result")
@@ -221,4 +285,5 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    end_with_caller()
     sys.exit(main(Path(sys.argv[1])))

@@ -14,6 +14,18 @@ from typing import Any
 from kaizen import __version__
 from kaizen.errors import KaizenError, UsageError
 
+STAGE_WORDS = (
+    "ingest",
+    "validate",
+    "train",
+    "evaluate",
+    "promote",
+    "deploy",
+    "score",
+    "monitor",
+    "trigger",
+    "reconcile",
+)
 DEFAULT_SPECS = ("conf/base/kaizen.yml", "kaizen.yml")
 
 
@@ -85,6 +97,15 @@ def _parser() -> argparse.ArgumentParser:
         _reconcile,
         "heal what only shows the ledger (aliases of the registry), remove what killed processes left",
     )
+    made = command("stage", _stage, "one stage of a loop, for whoever schedules stages one by one", spec=False)
+    made.add_argument("stage", choices=STAGE_WORDS, metavar="STAGE", help=", ".join(STAGE_WORDS))
+    made.add_argument("spec", nargs="?", type=Path, help="kaizen.yml")
+    made.add_argument("--env", help="overlay of this environment (default: KAIZEN_ENV or local)")
+    made.add_argument("--because", default="", metavar="WHY", help="trigger: a person's wish to retrain now")
+    made.add_argument("--until", metavar="TIME", help="ingest: take only data that ends by then")
+    made.add_argument("--began-with", default="", metavar="DIGEST", help="refuse another spec than this one")
+    made.add_argument("--result", type=Path, metavar="FOLDER", help="leave result.json there, and end with the caller")
+    command("compile", _compile, "write the snapshot of a spec that DAG files are parsed from")
     command("doctor", _doctor, "what is installed, reachable and missing, and the fix for each")
     _add_ledger(commands)
     return parser
@@ -170,6 +191,43 @@ def _turn(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _stage(arguments: argparse.Namespace) -> int:
+    from kaizen.bridge import end_with_caller, leave_result
+    from kaizen.stages import encode
+
+    if arguments.result is None:
+        result = _run_stage(arguments)
+        if arguments.json:
+            print(json.dumps(encode(result)))
+        else:
+            lines = [f"{r.kind} {r.subject} {r.digest[:12]}" for r in result.records]
+            print("\n".join([*lines, *result.notes, *([result.idle] if result.idle else [])]) or "nothing was due")
+        return 0
+    end_with_caller()
+    return leave_result(arguments.result, lambda: encode(_run_stage(arguments)))
+
+
+def _run_stage(arguments: argparse.Namespace) -> Any:
+    from kaizen.loop import open_loop
+    from kaizen.stages import Order, run_stage
+
+    with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
+        until = _moment(arguments.until) if arguments.until else None
+        if until and until.tzinfo is None:
+            until = until.replace(tzinfo=loop.spec.timezone)
+        return run_stage(loop, arguments.stage, Order(arguments.because, until, arguments.began_with))
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from kaizen.snapshot import read_snapshot, write_snapshot
+
+    path, env = find_spec(arguments.spec), _env(arguments)
+    written = write_snapshot(path, env)
+    facts = vars(read_snapshot(path, env))
+    print(json.dumps(facts) if arguments.json else f"{facts['loop']}, digest {facts['digest'][:12]}: {written}")
+    return 0
+
+
 def _stage_progress(quiet: bool) -> Callable[[str], None]:
     return (lambda _: None) if quiet else (lambda stage: print(f"  {stage} ...", file=sys.stderr, flush=True))
 
@@ -216,7 +274,7 @@ def _ledger_url(arguments: argparse.Namespace) -> tuple[str, str | None]:
         return given, None
     path = find_spec(arguments.spec).resolve()
     spec = load_spec(path, _env(arguments))
-    return given or roots(spec, path, None)[1], spec.loop
+    return given or roots(spec, path)[1], spec.loop
 
 
 def _status(arguments: argparse.Namespace) -> int:

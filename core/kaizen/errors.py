@@ -62,6 +62,11 @@ class KaizenError(Exception):
                 lines.append(f"  {label}: {fact}")
         return "\n".join(lines)
 
+    @property
+    def may_pass(self) -> bool:
+        """True if the same call may succeed later although nobody changes anything: what a retry is for."""
+        return self.code in _MAY_PASS
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.__dict__.copy())
 
@@ -183,6 +188,9 @@ class ModelRefused(KaizenError):
 
     exit_code = 9
 
+
+# A file is still being written; a lease is held; ledger or tracking server is out of reach; a place was killed.
+_MAY_PASS = frozenset({"KZ406", "KZ503", "KZ506", "KZ703", "KZ801"})
 
 _FAMILIES: dict[str, type[KaizenError]] = {
     "2": UsageError,

@@ -19,7 +19,7 @@ from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused, PartitionConflict, SpecError
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
-from kaizen.records import DataVersion, Delivery, Source
+from kaizen.records import DataVersion, Delivery, Source, ValidationReport
 from kaizen.spec import parse_label
 from kaizen.store import split_address
 
@@ -44,6 +44,18 @@ def ingest(loop: Loop, *, until: datetime | None = None) -> list[DataVersion]:
         for path in find_files(table.uri, loop.path.parent)
         for version in ingest_file(loop, name, path, until=until)
     ]
+
+
+def has_landed(loop: Loop) -> bool:
+    """Whether ``ingest`` has work: a file that was not taken yet. One that cannot be read is for ingest to refuse."""
+    try:
+        return any(
+            loop.find(Delivery, f"{name}/{_stable_digest(path)}/") is None
+            for name, table in loop.spec.data.tables.items()
+            for path in find_files(table.uri, loop.path.parent)
+        )
+    except DataRefused:
+        return True
 
 
 def find_files(uri: str, base: Path) -> list[Path]:
@@ -222,14 +234,22 @@ def _refuse_future(loop: Loop, partition: str, where: str) -> None:
 
 
 def _new_partitions(loop: Loop, name: str, parts: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The partitions whose content is not there yet; nothing is kept. Raises ``PartitionConflict`` (KZ430)."""
+    """The partitions whose content is not there yet; nothing is kept.
+
+    A partition that validation refused may come again with other content; it was used nowhere.
+
+    Raises ``PartitionConflict`` (KZ430).
+    """
     from kaizen.adapters.tables import write_parquet
 
     known, new = loop.versions(name), []
+    reports = loop.heads(ValidationReport, f"validation/{name}/")
+    refused = {r.data for r in reports.values() if r.verdict == "refused"}
     for partition, rows in parts.items():
         before = known[partition].address if partition in known else ""
         address = loop.store.address_of(f"{name}/{partition}", partial(write_parquet, rows)) if before else ""
-        if before and address != before and loop.spec.data.tables[name].partition:
+        changed = before and address != before and loop.spec.data.tables[name].partition
+        if changed and known[partition].digest not in refused:
             raise PartitionConflict(
                 "KZ430",
                 "partition was delivered before with other content",

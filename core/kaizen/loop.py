@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
-import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from kaizen.records import (
     Window,
     read_record,
 )
-from kaizen.spec import Spec, load_spec
+from kaizen.spec import EnvironmentSpec, Spec, load_spec
 from kaizen.store import Store, split_address
 
 EVERYTHING = Window(None, None)
@@ -190,10 +190,11 @@ class Loop:
         models: Mapping[str, TrainedModel] | None = None,
         reference: str = "",
     ) -> Request:
-        """A request in a clean run folder, every address resolved and verified. ``reference`` is an address."""
-        folder = self.home / "runs" / turn / stage
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        """A request in a run folder of its own, every address resolved and verified. ``reference`` is an address."""
+        runs = self.home / "runs" / turn
+        runs.mkdir(parents=True, exist_ok=True)
+        # Of its own: two callers of one stage must not meet in a folder.
+        folder = Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=runs))
         files = [
             InputFile(i.table, i.partition, str(self.store.file(i.address)), split_address(i.address)[1])
             for i in inputs
@@ -223,17 +224,21 @@ def open_loop(
     *,
     env: str | None = None,
     home: Path | None = None,
+    environment: EnvironmentSpec | None = None,
     clock: Clock | None = None,
     registry: Registry | None = None,
     spec: Spec | None = None,
+    actor: str = "",
 ) -> Iterator[Loop]:
     """Open the loop of a spec file; the ledger is closed at the end.
 
     Args:
         env: overlay of this environment; default KAIZEN_ENV, else ``local``.
         home: root of all that is kept, overriding the environment; then ledger and tracking lie below it too.
+        environment: roots that outrank variables and spec, as far as they are named.
         registry: another than MLflow, for tests.
         spec: another than the file's, for replays.
+        actor: whom the ledger names; default KAIZEN_ACTOR, else the login.
 
     Raises:
         SpecError: the spec, or a suite that it names, cannot be read.
@@ -243,7 +248,7 @@ def open_loop(
     spec = spec or load_spec(path, env)
     for table, suite in spec.data.suite.items():
         read_suite_file(path.parent / suite, table)
-    root, ledger_url, tracking = roots(spec, path, home)
+    root, ledger_url, tracking = roots(spec, path, home, environment)
     base = root / "loops" / spec.loop
     base.mkdir(parents=True, exist_ok=True)
     store = Store(base / "store")
@@ -258,21 +263,23 @@ def open_loop(
             data=_data_repository(base, store),
             registry=registry or _mlflow(tracking, root),
             clock=clock or WallClock(),
-            actor=os.environ.get("KAIZEN_ACTOR") or getpass.getuser(),
+            actor=actor or os.environ.get("KAIZEN_ACTOR") or getpass.getuser(),
         )
 
 
-def roots(spec: Spec, path: Path, home: Path | None) -> tuple[Path, str, str]:
-    """Home, ledger URL and tracking URI of an environment."""
-    given = spec.environment
+def roots(
+    spec: Spec, path: Path, home: Path | None = None, environment: EnvironmentSpec | None = None
+) -> tuple[Path, str, str]:
+    """Home, ledger URL and tracking URI of an environment; see ``open_loop``."""
     if home is not None:
         return home, f"sqlite:///{home / 'ledger.db'}", f"sqlite:///{home / 'mlflow.db'}"
+    first, given = environment or EnvironmentSpec(), spec.environment
     root = Path(
-        os.environ.get("KAIZEN_HOME") or path.parent / (given.home or project_folder(path) / ".kaizen")
+        first.home or os.environ.get("KAIZEN_HOME") or path.parent / (given.home or project_folder(path) / ".kaizen")
     ).resolve()
-    ledger = os.environ.get("KAIZEN_LEDGER_URL") or given.ledger or f"sqlite:///{root / 'ledger.db'}"
-    tracking = os.environ.get("MLFLOW_TRACKING_URI") or given.tracking or f"sqlite:///{root / 'mlflow.db'}"
-    return root, ledger, tracking
+    ledger = first.ledger or os.environ.get("KAIZEN_LEDGER_URL") or given.ledger
+    tracking = first.tracking or os.environ.get("MLFLOW_TRACKING_URI") or given.tracking
+    return root, ledger or f"sqlite:///{root / 'ledger.db'}", tracking or f"sqlite:///{root / 'mlflow.db'}"
 
 
 def read_suite_file(path: Path, table: str) -> None:

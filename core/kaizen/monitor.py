@@ -7,7 +7,7 @@ yearly false-alarm budget of the spec is shared out over looks, over drift and d
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kaizen import bridge, codec
@@ -118,19 +118,28 @@ def judge_performance(measured: Measured | None, spec: PerformanceSpec, level: f
 
 def monitor(loop: Loop) -> list[HealthReport]:
     """Report on every scored partition whose picture is new: first without labels, again when they have come."""
+    return [monitor_partition(loop, batch, labelled=labelled) for batch, labelled in unjudged(loop)]
+
+
+def unjudged(loop: Loop) -> Iterator[tuple[ScoredBatch, bool]]:
+    """Scored partitions whose picture is new, each with whether its labels have come."""
     labelled = set(loop.labelled())
-    return [
-        report
-        for partition, batch in loop.heads(ScoredBatch, "score/").items()
-        if (report := monitor_partition(loop, batch, labelled=partition in labelled))
-    ]
+    for partition, batch in loop.heads(ScoredBatch, "score/").items():
+        if judgement(loop, batch, labelled=partition in labelled) is None:
+            yield batch, partition in labelled
 
 
-def monitor_partition(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> HealthReport | None:
-    """Judge one scored partition; None if this very picture was judged before."""
-    key = digest([batch.digest, labelled, loop.spec.digest])
-    if loop.find(HealthReport, key):
-        return None
+def judgement(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> HealthReport | None:
+    """What monitor has said of this very picture, if it has."""
+    return loop.find(HealthReport, _key(loop, batch, labelled))
+
+
+def _key(loop: Loop, batch: ScoredBatch, labelled: bool) -> str:
+    return digest([batch.digest, labelled, loop.spec.digest])
+
+
+def monitor_partition(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> HealthReport:
+    """Judge one scored partition and keep the report."""
     promotion = loop.promotion(batch.champion)
     model, spec = loop.model(promotion), loop.spec.monitor
     cut = loop.spec.data.tables[loop.spec.main].partition or "month"
@@ -147,7 +156,7 @@ def monitor_partition(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> Heal
         gain_realised=realised,
     )
     fault_point("monitor.before_append")
-    loop.append(f"health/{batch.partition}", report, key, turn=promotion.turn)
+    loop.append(f"health/{batch.partition}", report, _key(loop, batch, labelled), turn=promotion.turn)
     return report
 
 

@@ -67,6 +67,10 @@ class Registry(Protocol):
         """The id of the turn's parent run: found again by its tag, made if there is none."""
         ...
 
+    def page(self, loop: str, turn: str) -> str:
+        """Address of the turn's run for people, "" where nobody serves pages."""
+        ...
+
     def log_stage(self, loop: str, turn: str, run: Run) -> str:
         """Write a stage's child run once (found again by its tags) and return its id; a repeat adds nothing."""
         ...

@@ -27,7 +27,8 @@ def reconcile(loop: Loop) -> list[str]:
 def sweep(home: Path, now: datetime) -> Iterator[str]:
     """Remove drafts and run folders below ``home`` that nobody has touched for a day; nothing reads them."""
     drafts = [path for pattern in _DRAFTS for path in home.rglob(pattern)]
-    for path in [*drafts, *(home / "runs").glob("*")]:
+    runs = home / "runs"
+    for path in [*drafts, *runs.glob("*/*"), *runs.glob("*")]:
         try:
             touched = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         except FileNotFoundError:

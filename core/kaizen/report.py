@@ -1,4 +1,4 @@
-"""What people see of a backtest: a table in the terminal, a page in the browser, a picture in a README.
+"""What people see of a backtest, or of a run: a table in the terminal, a page in the browser, a picture in a README.
 
 All three are made of the summary that the backtest also writes as ``summary.json``, by the standard library alone, and
 are the same bytes for the same summary. The page is one file: no script, nothing loaded from elsewhere. The summary::
@@ -10,14 +10,20 @@ are the same bytes for the same summary. The page is one file: no script, nothin
                 retrain, causes, suppressed, reason, gate (promoted, refused or null), gate_reasons,
                 gain_seen, gain_seen_low, gain_realised (of the promotion decided in this entry), champion_after
     mean_auc_loop, mean_auc_static, difference, difference_interval, gain_seen, gain_realised
-    shuffled    {retrains, months, seconds} of the same rows dealt to partitions at random, or null
+
+and, each only where there is such a thing::
+
     checks      [{name, passed, value, limit}]
+    shuffled    {retrains, months, seconds} of the same rows dealt to partitions at random, or null
+    dag_runs    {state: how many}: then it was no backtest, an orchestrator ran the loop
+    time        {what: seconds}: where the time went
 
 A number that is not known is ``null`` and reads "unknown".
 """
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from kaizen import svg
@@ -102,7 +108,7 @@ def table(summary: Summary) -> str:
     means += [number(summary["gain_seen"], sign=True), number(summary["gain_realised"], sign=True), ""]
     lines = _aligned([*head, *map(_row, summary["months"]), means], left={0, 5, 6, 9}, elastic=6)
     rule = "-" * max(map(len, lines))
-    title = f"Backtest of {summary['loop']}: {_span(summary)}, {summary['seconds']:.1f} s, spec {_spec(summary)}"
+    title = f"{_title(summary)}: {_about(summary)}"
     return "\n".join([title, "", *lines[:2], rule, *lines[2:-1], rule, lines[-1], "", *_closing(summary)]) + "\n"
 
 
@@ -112,8 +118,8 @@ def html(summary: Summary) -> str:
     name = f"{metric_name(summary)} by partition"
     heard = f"PSI of each partition against the rows the champion was trained on. {_quiet(months)}"
     body = [
-        tag("h1", f"Backtest of {summary['loop']}"),
-        tag("p", f"{_span(summary)}, replayed in {summary['seconds']:.1f} s, spec {_spec(summary)}"),
+        tag("h1", _title(summary)),
+        tag("p", _about(summary)),
         _headline(summary),
         _section(name, _difference(summary), svg.picture(350, name, svg.auc_plot(summary, top=10))),
         _section("Drift", heard, svg.drift_map(months)),
@@ -124,14 +130,13 @@ def html(summary: Summary) -> str:
         ),
         _section("What the gate saw and what came true", _honesty(summary), svg.gains(summary)),
         _section("Every partition", "What the loop saw, what it decided, and why.", _month_table(summary)),
-        _section("Checks", "What was found, and the limit it was held against.", _check_table(summary)),
-        _section("The shuffled replay", *_shuffled(summary)),
+        *_endings(summary),
     ]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"Backtest of {summary['loop']}"),
+        tag("title", _title(summary)),
         tag("style", Markup(STYLE + PAGE_STYLE)),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', tag('main', *body)), lang='en')}\n"
@@ -145,13 +150,17 @@ def plot_auc(summary: Summary) -> str:
         f"{metric_name(summary)} by partition. {_difference(summary)}",
         tag("style", Markup(STYLE)),
         tag("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=10, class_="surface grid"),
-        svg.text(24, 38, f"Backtest of {summary['loop']}: {_span(summary)}", "title"),
+        svg.text(24, 38, f"{_title(summary)}: {_span(summary)}", "title"),
         svg.text(24, 62, _difference(summary), "subtitle"),
         svg.auc_plot(summary, top=84),
         xmlns="http://www.w3.org/2000/svg",
         width=WIDTH,
         height=height,
     )
+
+
+def _title(summary: Summary) -> str:
+    return f"{'Run' if 'dag_runs' in summary else 'Backtest'} of {summary['loop']}"
 
 
 def _span(summary: Summary) -> str:
@@ -161,8 +170,8 @@ def _span(summary: Summary) -> str:
     return f"{len(partitions)} partitions, {partitions[0]} to {partitions[-1]}"
 
 
-def _spec(summary: Summary) -> str:
-    return str(summary["spec"])[:SHORT_DIGEST]
+def _about(summary: Summary) -> str:
+    return f"{_span(summary)}, {summary['seconds']:.1f} s, spec {summary['spec'][:SHORT_DIGEST]}"
 
 
 def _difference(summary: Summary) -> str:
@@ -244,11 +253,27 @@ def _aligned(rows: Sequence[list[str]], left: set[int], elastic: int) -> list[st
 
 
 def _closing(summary: Summary) -> list[str]:
-    shuffled = summary["shuffled"]
-    replay = f"{shuffled['retrains']} retrains, {shuffled['seconds']:.1f} s" if shuffled else "not run"
-    checks = [["", "check", "value", "limit"], *map(_check, summary["checks"])]
-    lines = [_difference(summary), _honesty(summary), f"Shuffled replay: {replay}"]
-    return [*lines, "", *_aligned(checks, left={0, 1}, elastic=1)]
+    lines = [_difference(summary), _honesty(summary)]
+    if "shuffled" in summary:
+        replay = summary["shuffled"]
+        told = f"{replay['retrains']} retrains, {replay['seconds']:.1f} s" if replay else "not run"
+        lines.append(f"Shuffled replay: {told}")
+    if "checks" in summary:
+        checks = [["", "check", "value", "limit"], *map(_check, summary["checks"])]
+        lines += ["", *_aligned(checks, left={0, 1}, elastic=1)]
+    if ran := _how_it_ran(summary):
+        lines += ["", *(part for line in ran for part in wrap(line, TERMINAL))]
+    return lines
+
+
+def _how_it_ran(summary: Summary) -> list[str]:
+    """What an orchestrator made of it, and where the time went, longest first; nothing of what nobody counted."""
+    runs, spent = summary.get("dag_runs"), summary.get("time")
+    longest = sorted(spent.items(), key=lambda item: (-item[1], item[0])) if spent else []
+    return [
+        *([f"DAG runs: {', '.join(f'{count} {state}' for state, count in sorted(runs.items()))}"] if runs else []),
+        *([f"Time: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in longest)}"] if longest else []),
+    ]
 
 
 def _check(check: Month) -> list[str]:
@@ -266,8 +291,21 @@ def _section(title: str, words: str, *content: Markup) -> Markup:
     return tag("section", tag("h2", title), tag("p", words), *content)
 
 
+def _endings(summary: Summary) -> list[Markup]:
+    """The sections that not every summary has."""
+    found = []
+    if "checks" in summary:
+        words = "What was found, and the limit it was held against."
+        found.append(_section("Checks", words, _check_table(summary)))
+    if "shuffled" in summary:
+        found.append(_section("The shuffled replay", *_shuffled(summary)))
+    if ran := _how_it_ran(summary):
+        found.append(_section("How it ran", ran[0], *(tag("p", line) for line in ran[1:])))
+    return found
+
+
 def _headline(summary: Summary) -> Markup:
-    name, checks = metric_name(summary), summary["checks"]
+    name, checks = metric_name(summary), summary.get("checks", [])
     failed = [f"FAILED: {check['name']}" for check in checks if not check["passed"]]
     static, seen = number(summary["mean_auc_static"]), number(summary["gain_seen"], sign=True)
     difference, realised = (number(summary[key], sign=True) for key in ("difference", "gain_realised"))
@@ -276,8 +314,9 @@ def _headline(summary: Summary) -> Markup:
         (number(summary["mean_auc_loop"]), f"mean {name} with the loop", f"{static} never retrained"),
         (summary["promotions"], "promotions", f"of {summary['retrains']} retrains"),
         (realised, "gain of a promotion that came true", f"the gate saw {seen}"),
-        (f"{len(checks) - len(failed)} of {len(checks)}", "checks passed", "; ".join(failed)),
     ]
+    if "checks" in summary:
+        numbers.append((f"{len(checks) - len(failed)} of {len(checks)}", "checks passed", "; ".join(failed)))
     cards = [
         tag("div", tag("strong", value), tag("span", what), tag("span", note, class_="note"))
         for value, what, note in numbers

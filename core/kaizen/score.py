@@ -14,7 +14,13 @@ from kaizen.records import Promotion, ScoredBatch, TrainedModel, TrainingSet, Wi
 
 
 def score(loop: Loop) -> list[ScoredBatch]:
-    """Score every partition that nobody has scored and that holds rows after the champion's training window.
+    """Score every partition that is due; the batches that were added."""
+    champion = loop.champion()
+    return [score_partition(loop, partition, champion) for partition in unscored(loop)] if champion else []
+
+
+def unscored(loop: Loop) -> list[str]:
+    """Partitions that nobody has scored and that hold rows after the champion's training window.
 
     Without a champion there is nothing to score with; that is no error.
     """
@@ -24,7 +30,7 @@ def score(loop: Loop) -> list[ScoredBatch]:
     after = unseen_from(loop, champion[0])
     scored = loop.heads(ScoredBatch, "score/")
     return [
-        score_partition(loop, partition, champion)
+        partition
         for partition in loop.validated(loop.spec.main)
         if partition not in scored and bounds(partition, loop.spec.timezone)[1].isoformat() > after
     ]

@@ -15,7 +15,8 @@ from kaizen.codec import format_duration
 from kaizen.errors import UsageError
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
-from kaizen.records import HealthReport, TriggerDecision, TurnRecord
+from kaizen.monitor import judgement
+from kaizen.records import HealthReport, ScoredBatch, TriggerDecision, TurnRecord
 from kaizen.spec import RetrainSpec
 from kaizen.train import refuse_unsound
 
@@ -165,9 +166,15 @@ def turn_id(decision: TriggerDecision) -> str:
     return f"{decision.partition}-{decision.digest[:10]}"
 
 
+def _looked_at(loop: Loop) -> list[str]:
+    """Labelled partitions, without those that monitor has yet to judge by labels: half a picture decides nothing."""
+    scored = loop.heads(ScoredBatch, "score/")
+    return [p for p in loop.labelled() if p not in scored or judgement(loop, scored[p], labelled=True)]
+
+
 def situation(loop: Loop, wish: str) -> Situation:
     """The facts for ``decide``, folded from the ledger."""
-    labelled = loop.labelled()
+    labelled = _looked_at(loop)
     reports = [r for r in loop.heads(HealthReport, "health/").values() if r.partition in labelled]
     past = [
         TriggerDecision.from_json(e.payload)

@@ -6,6 +6,7 @@ the report says so. A refused partition is used nowhere; delivering it again is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -23,14 +24,18 @@ def validate(loop: Loop) -> list[ValidationReport]:
     Raises:
         DataRefused: KZ450 after the report of the first refused partition is kept; the rest wait for the next call.
     """
-    suites, reports = read_suites(loop), []
+    suites = read_suites(loop)
+    return [validate_version(loop, version, suites.get(version.table)) for version in unvalidated(loop)]
+
+
+def unvalidated(loop: Loop) -> Iterator[DataVersion]:
+    """Newest versions that have no verdict."""
     for table in loop.spec.data.tables:
         known = loop.heads(ValidationReport, f"validation/{table}/")
         for partition, version in loop.versions(table).items():
             previous = known.get(partition)
             if previous is None or previous.data != version.digest:
-                reports.append(validate_version(loop, version, suites.get(table)))
-    return reports
+                yield version
 
 
 def read_suites(loop: Loop) -> dict[str, dict[str, Any]]:

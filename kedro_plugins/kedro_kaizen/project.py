@@ -49,7 +49,7 @@ class ProjectLoop:
         from kaizen.loop import roots
 
         spec = self.spec()
-        return roots(spec, self.path, None)[0] / "loops" / spec.loop / "kedro" / f"{name}.json"
+        return roots(spec, self.path)[0] / "loops" / spec.loop / "kedro" / f"{name}.json"
 
 
 def loop_of(project: Path, env: str | None) -> ProjectLoop:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from tests.loops import MONTHS, Project, make_loop
 
 from kaizen.cli import main
 from kaizen.ledger import open_ledger
+from kaizen.loop import open_loop
+from kaizen.monitor import monitor
+from kaizen.review import differences, review
+from kaizen.spec import load_spec
+from kaizen.trigger import trigger, turn_id
 
 CHANGES = {"monitor": {"false_alarms_per_year": 0.5}, "retrain": {"reasons": ["drift", "decay"]}}
 
@@ -95,6 +101,35 @@ def test_events_carry_the_virtual_clock(replayed: Replayed) -> None:
     assert times == sorted(times)
     assert times[0] == datetime(2024, 1, 1, tzinfo=ZoneInfo("Europe/Paris"))
     assert times[-1] == datetime(2024, 8, 2, tzinfo=ZoneInfo("Europe/Paris"))
+
+
+def test_the_ledger_tells_the_same_afterwards(replayed: Replayed) -> None:
+    with open_loop(replayed.project.spec, home=replayed.out / "replay" / "home") as loop:
+        before = loop.ledger.verify().anchor
+        found = review(loop)
+        assert loop.ledger.verify().anchor == before
+    assert json.loads(json.dumps(found.months)) == replayed.summary["months"]
+    assert found.retrains == replayed.summary["retrains"]
+    assert differences(found.months, replayed.summary["months"]) == []
+
+
+def test_what_comes_later_changes_nothing_that_is_told_of_a_month(replayed: Replayed, tmp_path: Path) -> None:
+    shutil.copytree(replayed.out / "replay" / "home", tmp_path / "home")
+    spec = load_spec(replayed.project.spec, "local")
+    blind = replace(spec.monitor, drift=replace(spec.monitor.drift, min_rows=10**9))
+    changed = replace(spec, monitor=blind, retrain=replace(spec.retrain, reasons=("person",)))
+    with open_loop(replayed.project.spec, spec=changed, home=tmp_path / "home") as loop:
+        assert {look.drift for look in monitor(loop)} == {"unknown"}
+        wished = trigger(loop, wish="to see")
+        assert (wished.partition, wished.retrain) == ("2024-07", True)
+        champion = loop.champion()
+        assert champion
+        number = champion[0].champion
+        another = replace(champion[0], champion=number + 1, replaces=number)
+        loop.append("champion", another, "another", turn=turn_id(wished))
+        found = review(loop)
+    assert json.loads(json.dumps(found.months)) == replayed.summary["months"]
+    assert found.retrains == replayed.summary["retrains"] + 1
 
 
 def test_too_little_history_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

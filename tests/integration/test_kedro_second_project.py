@@ -118,6 +118,41 @@ def test_a_turn_from_the_shell_in_any_place_leaves_the_same_records(
     assert facts(project) == told
 
 
+DAGS = """
+from kaizen_airflow import IngestDag, MonitoringDag, ScoringDag, TrainingDag
+
+which = dict(spec={spec!r}, env="prod")
+dags = [kind(**which, dag_id=name + {suffix!r}) for name, kind in (
+    ("ingest", IngestDag), ("scoring", ScoringDag), ("monitoring", MonitoringDag), ("training", TrainingDag))]
+"""
+
+
+@pytest.mark.parametrize("place", ["", ELSEWHERE], ids=["in_process", "python"])
+def test_dag_runs_in_any_place_leave_the_same_records(
+    told: Facts, starter: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("airflow", reason="apache-airflow is not installed: pip install 'kaizen-mlops[airflow]'")
+    from tests.airflow_home import load_dags, make_database, run_dag
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    make_database()
+    project, suffix = make_project(starter, tmp_path, "prod", place), "_elsewhere" if place else "_here"
+    spec = str(project / "conf/base/kaizen.yml")
+    dags = load_dags(f"clinic{suffix}", DAGS.format(spec=spec, suffix=suffix))
+    assert [run_dag(dags[f"{kind}{suffix}"]).state for kind in ("ingest", "scoring")] == ["success", "success"]
+    asked = run_dag(dags[f"monitoring{suffix}"], because="kedro run")
+    assert asked.tasks == {"monitor": "success", "trigger": "success"}
+    trained = run_dag(dags[f"training{suffix}"])
+    assert set(trained.tasks.values()) == {"success"}
+    assert run_dag(dags[f"scoring{suffix}"]).state == "success"
+    looked = run_dag(dags[f"monitoring{suffix}"])
+    assert looked.tasks == {"monitor": "success", "trigger": "skipped"}
+    # A run of the monitoring DAG always asks the trigger; a turn from the shell does so once.
+    found = facts(project)
+    assert found[: len(told)] == told
+    assert [(kind, payload["retrain"]) for _, kind, payload in found[len(told) :]] == [("TriggerDecision", False)]
+
+
 def test_a_run_killed_after_training_keeps_its_candidate(told: Facts, starter: Path, tmp_path: Path) -> None:
     project = make_project(starter, tmp_path, "prod")
     killed = call_warm(project, "kedro", "run", "--env=prod", KAIZEN_FAULT="evaluate.before_append:kill")

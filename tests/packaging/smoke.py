@@ -1,4 +1,4 @@
-"""Install the wheel into a clean environment, as a user would, and use it: ``smoke.py WHEEL core|kedro|all``.
+"""Install the wheel into a clean environment, as a user would, and use it: ``smoke.py WHEEL core|airflow|kedro|all``.
 
 Needs nothing but the standard library, so that any supported Python can run it.
 """
@@ -15,8 +15,26 @@ from pathlib import Path
 
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints" / "dev.txt"
 STARTER = "kaizen-flights"
+AIRFLOW_COMMANDS = (
+    "providers list",
+    "providers hooks --output yaml",
+    "providers links --output yaml",
+    "config get-value kaizen landing_poll",
+)
+SPEC = """
+version: 1
+loop: shop/returns
+problem: {task: classification, target: returned, entity: [order_id], timestamp: ordered_at}
+data: {tables: {orders: {uri: "landing/*.parquet", partition: day}}}
+train: {runner: callable, function: "shop.model:train"}
+gates: [{metric: roc_auc, at_least: 0.6}]
+"""
 # What must not come along: the core is for machines that have none of it.
-HEAVY = {"core": ("dvc", "great_expectations", "kedro", "mlflow", "numpy", "pandas"), "kedro": ("mlflow", "dvc")}
+HEAVY = {
+    "core": ("airflow", "dvc", "great_expectations", "kedro", "mlflow", "numpy", "pandas"),
+    "airflow": ("dvc", "great_expectations", "kedro", "mlflow", "numpy", "pandas", "sklearn"),
+    "kedro": ("airflow", "mlflow", "dvc"),
+}
 
 
 class Environment:
@@ -24,6 +42,12 @@ class Environment:
 
     def __init__(self, folder: Path, wheel: Path, extra: str) -> None:
         self.bin, self.folder = folder / "env" / "bin", folder
+        self.settings = {
+            "KEDRO_DISABLE_TELEMETRY": "1",
+            "COLUMNS": "200",
+            "AIRFLOW_HOME": str(folder / "airflow"),
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        }
         venv.create(folder / "env", with_pip=True)
         wanted = str(wheel) if extra == "core" else f"{wheel}[{extra}]"
         self.run("python", "-m", "pip", "install", "--quiet", "-c", str(CONSTRAINTS), wanted)
@@ -35,7 +59,7 @@ class Environment:
         done = subprocess.run(
             [str(self.bin / program), *arguments],
             cwd=cwd or self.folder,
-            env={**clean, "PATH": f"{self.bin}:{os.environ['PATH']}", "KEDRO_DISABLE_TELEMETRY": "1", "COLUMNS": "200"},
+            env={**clean, "PATH": f"{self.bin}:{os.environ['PATH']}", **self.settings},
             capture_output=True,
             text=True,
         )
@@ -55,6 +79,19 @@ def smoke_core(environment: Environment) -> None:
     environment.run("python", "-I", "-c", "from kaizen.runners import run_callable; import kaizen.bridge")
 
 
+def smoke_airflow(environment: Environment) -> None:
+    """Airflow lists the provider, its connection type, links and settings, and parses a loop's DAGs."""
+    airflow = {command: environment.run("airflow", *command.split()) for command in AIRFLOW_COMMANDS}
+    assert "kaizen-mlops" in airflow["providers list"]
+    assert "kaizen_airflow.hooks.kaizen.KaizenHook" in airflow["providers hooks --output yaml"]
+    assert "kaizen_airflow.links.stage.ReportLink" in airflow["providers links --output yaml"]
+    assert airflow["config get-value kaizen landing_poll"].split()[-1] == "5.0"
+    spec = environment.folder / "kaizen.yml"
+    spec.write_text(SPEC)
+    parsed = f"from kaizen_airflow import TrainingDag; print(TrainingDag({str(spec)!r}).dag_id)"
+    assert environment.run("python", "-c", parsed).split()[-1] == "shop.returns_training"
+
+
 def smoke_kedro(environment: Environment) -> None:
     """Kedro sees the plugin, and the starter in the wheel makes a project that keeps its empty folders."""
     assert STARTER in environment.run("kedro", "starter", "list")
@@ -72,7 +109,12 @@ def smoke_all(environment: Environment) -> None:
     assert "train" in environment.run("kedro", "registry", "list", cwd=environment.folder / "flights")
 
 
-SMOKE = {"core": (smoke_core,), "kedro": (smoke_core, smoke_kedro), "all": (smoke_core, smoke_all)}
+SMOKE = {
+    "core": (smoke_core,),
+    "airflow": (smoke_core, smoke_airflow),
+    "kedro": (smoke_core, smoke_kedro),
+    "all": (smoke_core, smoke_airflow, smoke_all),
+}
 
 
 def main(wheel: str, extra: str) -> None:

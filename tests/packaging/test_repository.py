@@ -41,7 +41,7 @@ def test_the_licence_is_the_one_that_the_metadata_names(root: Path) -> None:
 
 def test_make_without_a_target_lists_them_all(root: Path) -> None:
     text = subprocess.run(["make"], cwd=root, capture_output=True, text=True, check=True).stdout
-    listed = re.findall(r"^  make (\w+) +\w", text, re.MULTILINE)
+    listed = re.findall(r"^  make ([\w-]+) +\w", text, re.MULTILINE)
     (targets,) = re.findall(r"^\.PHONY: (.+)$", (root / "Makefile").read_text(), re.MULTILINE)
     assert {*listed, "python"} == set(targets.split())
 

@@ -1,4 +1,4 @@
-"""What people see of a backtest says what the summary says, escapes it, and needs nothing from elsewhere."""
+"""What people see of a backtest or a run says what the summary says, escapes it, and needs nothing from elsewhere."""
 
 import copy
 import itertools
@@ -44,6 +44,7 @@ def test_table_is_the_golden_file(summary):
 def test_table_fits_140_columns_whatever_is_told(summary):
     summary["metric"] = "a_metric_with_a_rather_long_name"
     summary["checks"][0]["name"] = "check " * 60
+    summary.update(dag_runs={"success": 1}, time={f"stage {i}": 1.0 for i in range(60)})
     for month in summary["months"]:
         month.update(retrain=False, suppressed="", reason="word " * 80, drifted=["feature" * 20, "other"])
     assert max(map(len, report.table(summary).splitlines())) <= report.TERMINAL
@@ -250,8 +251,32 @@ def test_shuffled_replay_is_told_month_by_month(summary):
     assert all(month["partition"] in shown for month in summary["shuffled"]["months"])
 
 
+def test_a_run_is_told_with_its_dag_runs_and_where_the_time_went(summary):
+    del summary["shuffled"], summary["checks"]
+    summary.update(dag_runs={"success": 22, "failed": 1}, time={"train": 31.25, "evaluate": 4.0, "score": 40.5})
+    runs, spent = "DAG runs: 1 failed, 22 success", "Time: score 40.5 s, train 31.2 s, evaluate 4.0 s"
+    lines = report.table(summary).splitlines()
+    assert lines[0].startswith("Run of nyc/flights: ")
+    assert lines[-3:] == ["", runs, spent]
+    assert [each.text for each in section(summary, "How it ran").iter("p")] == [runs, spent]
+    shown = words(page(summary)) + report.table(summary)
+    assert [word for word in ("Backtest", "huffled", "hecks", "check") if word in shown] == []
+
+
+def test_of_a_backtest_nothing_is_told_about_dag_runs(summary):
+    assert "DAG runs" not in report.table(summary)
+    assert "How it ran" not in words(page(summary))
+
+
+@pytest.mark.parametrize("extra", [{"dag_runs": {}, "time": {}}, {"time": None}])
+def test_what_nobody_counted_is_not_told(summary, extra):
+    summary.update(extra)
+    assert "How it ran" not in words(page(summary))
+    assert "limit" in report.table(summary)
+
+
 def test_everything_that_comes_from_outside_is_escaped(summary):
-    summary.update(loop=HOSTILE, spec=HOSTILE, metric=HOSTILE)
+    summary.update(loop=HOSTILE, spec=HOSTILE, metric=HOSTILE, dag_runs={HOSTILE: 1}, time={HOSTILE: 1.0})
     summary["checks"][0].update(name=HOSTILE, value=HOSTILE)
     for month in [*summary["months"], *summary["shuffled"]["months"]]:
         month.update(drifted=[HOSTILE], reason=HOSTILE, gate_reasons=[HOSTILE], causes=[HOSTILE])

@@ -95,11 +95,11 @@ def land(landing: Path, names: list[str], history: History, partition: str = WHO
             publish_file(landing / name / f"{partition}.parquet", partial(tables.write_parquet, rows))
 
 
-def paired_predictions(loop: Loop, partition: str, scored: ScoredBatch) -> Part:
+def paired_predictions(loop: Loop, scored: ScoredBatch) -> Part:
     """Label, the loop's prediction, the never-retrained model's, and day, for the labelled rows of a partition."""
     ours = tables.read_parquet(loop.store.file(scored.predictions))
-    static = ours if scored.champion == 1 else _predict_static(loop, partition)
-    truth = loop.inputs_for([partition], labels=True)[-1]
+    static = ours if scored.champion == 1 else _predict_static(loop, scored)
+    truth = loop.inputs_for([scored.partition], labels=True)[-1]
     outcomes = ours if loop.spec.labels is None else tables.read_parquet(loop.store.file(truth.address))
     label = join_labels(loop.spec, ours, outcomes)
     known = ~np.isnan(label)
@@ -107,8 +107,7 @@ def paired_predictions(loop: Loop, partition: str, scored: ScoredBatch) -> Part:
     return label[known], ours["prediction"].to_numpy()[known], static["prediction"].to_numpy()[known], days[known]
 
 
-def _predict_static(loop: Loop, partition: str) -> pd.DataFrame:
-    first = loop.promotion(1)
-    inputs = loop.inputs_for([partition], labels=False)
-    request = loop.request("score", "static", inputs=inputs, models={"champion": loop.model(first)})
+def _predict_static(loop: Loop, scored: ScoredBatch) -> pd.DataFrame:
+    """The never-retrained model's predictions from what the champion's were made from: look-ups may be newer now."""
+    request = loop.request("score", "static", inputs=scored.inputs, models={"champion": loop.model(loop.promotion(1))})
     return tables.read_parquet(Path(bridge.run(request, loop.spec.place)["predictions"]))

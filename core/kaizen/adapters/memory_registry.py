@@ -55,6 +55,9 @@ class MemoryRegistry:
         self.runs.setdefault(run_id, MemoryRun(loop, turn))
         return run_id
 
+    def page(self, loop: str, turn: str) -> str:
+        return ""
+
     def log_stage(self, loop: str, turn: str, run: Run) -> str:
         parent = self.open_turn(loop, turn)
         run_id = f"{parent}/{run.stage}"

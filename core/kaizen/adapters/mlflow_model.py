@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,6 +67,7 @@ def save(
             action="return the fitted model itself from the training pipeline or callable",
         )
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    _library("skops.io")
     sklearn_flavor, models = _library("mlflow.sklearn"), _library("mlflow.models")
     with TemporaryDirectory(dir=folder.parent, prefix=".save-") as scratch:
         draft = Path(scratch) / "model"
@@ -179,8 +181,11 @@ def _type_name(model: Any) -> str:
 
 
 def _library(name: str) -> Any:
-    # Imported at first use: together they cost seconds, and reading a signature needs neither.
+    # Imported at first use: together they cost seconds, and reading a signature needs neither. skops asks every module
+    # of the process for the name of every scipy function while it is imported; deprecated names answer with a warning.
     try:
-        return import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return import_module(name)
     except ImportError as error:
         raise MissingDependency(name.partition(".")[0], "mlflow") from error

@@ -82,6 +82,13 @@ class MlflowRegistry:
         with self._connected(f"open turn {turn}") as client:
             return _id(self._turn(client, loop, turn))
 
+    def page(self, loop: str, turn: str) -> str:
+        if not self._is_server:
+            return ""
+        with self._connected(f"find turn {turn}") as client:
+            run = self._turn(client, loop, turn)
+            return f"{self._where.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{_id(run)}"
+
     def log_stage(self, loop: str, turn: str, run: Run) -> str:
         with self._connected(f"log {run.stage} of turn {turn}") as client:
             parent = self._turn(client, loop, turn)

@@ -1,0 +1,84 @@
+"""A compiled spec beside its YAML: what must be known of a loop often, such as whenever a DAG file is parsed.
+
+A YAML spec takes milliseconds to read and check, its snapshot microseconds. A snapshot names the bytes that it was made
+from, so one that is out of date is never believed: then the YAML is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kaizen import codec
+from kaizen.errors import SpecError
+from kaizen.publish import publish_json
+from kaizen.spec import Spec, load_spec, overlay_path
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a schedule must know of a loop.
+
+    Attributes:
+        loop: ``project/loop``. digest: the spec's. uris: where each table lands, by table, as the spec has it.
+        place: mode and interpreter of the loop's place.
+    """
+
+    loop: str
+    digest: str
+    uris: dict[str, str]
+    place: dict[str, str]
+
+
+def read_snapshot(path: Path, env: str) -> Snapshot:
+    """The snapshot of the spec at ``path`` in ``env``, or the same from the YAML. Raises ``SpecError`` as it does."""
+    try:
+        stored = json.loads(snapshot_path(path, env).read_bytes())
+        if stored["version"] == VERSION and stored["sources"] == _sources(path, env):
+            return Snapshot(**stored["snapshot"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return _snapshot(load_spec(path, env))
+
+
+def write_snapshot(path: Path, env: str) -> Path:
+    """Compile the spec at ``path`` in ``env``; the file that ``read_snapshot`` finds.
+
+    Raises:
+        SpecError: the spec is not one, or (KZ314) it changed while it was read.
+    """
+    before = _sources(path, env)
+    spec = load_spec(path, env)
+    if _sources(path, env) != before:
+        raise SpecError("KZ314", "the spec changed while it was compiled", where=str(path), action="compile it again")
+    target = snapshot_path(path, env)
+    publish_json(target, {"version": VERSION, "sources": before, "snapshot": vars(_snapshot(spec))})
+    return target
+
+
+def snapshot_path(path: Path, env: str) -> Path:
+    """Where the snapshot of a spec lies: beside it, ``.STEM.ENV.json``."""
+    return path.with_name(f".{path.stem}.{env}.json")
+
+
+def _snapshot(spec: Spec) -> Snapshot:
+    values: dict[str, Any] = codec.encode(spec.place)
+    place = {"mode": values["mode"], "interpreter": values["interpreter"]}
+    return Snapshot(spec.loop, spec.digest, {n: t.uri for n, t in spec.data.tables.items()}, place)
+
+
+def _sources(path: Path, env: str) -> dict[str, str]:
+    """sha256 of the spec's file and its overlay's, "" for one that is not there."""
+    return {name: _digest(file) for name, file in (("spec", path), ("overlay", overlay_path(path, env)))}
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,1 @@
+"""What shows Kaizen at work on a real Airflow."""

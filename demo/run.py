@@ -1,0 +1,259 @@
+"""`make demo`: the flights of 2013 through a real Airflow, month by month, and the backtest's decisions beside it.
+
+Months land as files: the schedules, then, when Airflow has scored them, the outcomes. Nothing else is triggered from
+outside. It passes if every DAG run succeeded and every decision is the one that the backtest made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from demo.airflow_service import AirflowService, sigterm_exits
+from kaizen import report
+from kaizen.adapters.history import History, land, read_history
+from kaizen.backtest import Replay, replay
+from kaizen.ledger import open_ledger
+from kaizen.loop import open_loop, roots
+from kaizen.publish import publish_json, publish_text
+from kaizen.records import Promotion, ScoredBatch
+from kaizen.review import differences, review, summarise
+from kaizen.snapshot import write_snapshot
+from kaizen.spec import Spec, load_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+DAGS = {kind: f"nyc.flights_{kind}" for kind in ("ingest", "scoring", "monitoring", "training", "reconcile")}
+PATIENCE = 180.0
+"""Seconds for what one landing sets off."""
+
+
+def main() -> int:
+    """Run the year; the exit code."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "demo")
+    parser.add_argument("--months", type=int, default=12, help="how many of the year's months land")
+    parser.add_argument("--ui", action="store_true", help="leave Airflow running until Ctrl-C")
+    arguments = parser.parse_args()
+    with sigterm_exits():
+        return demo(arguments.out.resolve(), arguments.months, ui=arguments.ui)
+
+
+def demo(out: Path, months: int, *, ui: bool = False) -> int:
+    """Land ``months`` months below ``out`` while a real Airflow works; 0 if all went as in the backtest."""
+    began = time.monotonic()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    spec_file, history = _make_project(out, months)
+    spec = load_spec(spec_file, "local")
+    with _replaying(spec_file, out / "backtest", months) as twin, _airflow(out) as airflow:
+        _say(f"Airflow is up at {airflow.url} after {time.monotonic() - began:.0f} s")
+        airflow.wait_for_dags(DAGS.values())
+        started = time.monotonic()
+        _live_through(airflow, spec, spec_file, history)
+        seconds = time.monotonic() - started
+        runs = airflow.dag_runs()
+        spent = _where_time_went(airflow, runs, seconds)
+        _say("waiting for the backtest of the same months") if not twin.done() else None
+        summary = _summarise(spec, spec_file, runs, spent, twin.result())
+        summary["seconds"] = round(time.monotonic() - began, 1)
+        publish_json(out / "summary.json", summary)
+        publish_text(out / "report.html", report.html(summary))
+        print(report.table(summary))
+        print(f"\nreport: {out / 'report.html'}  facts: {out / 'summary.json'}")
+        if ui:
+            _stay(airflow)
+    return 0 if all(check["passed"] for check in summary["checks"]) else 1
+
+
+def _make_project(out: Path, months: int) -> tuple[Path, History]:
+    """A new project from the starter whose tables land as files; and what will land, by table and month."""
+    config = out / "flights.yml"
+    values = {"project_name": "Flights", "repo_name": "flights", "python_package": "flights", "output_dir": str(out)}
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    kedro = [str(Path(sys.executable).with_name("kedro")), "new", "--starter=kaizen-flights", "--config", str(config)]
+    subprocess.run([*kedro, "--telemetry", "no"], check=True, stdout=subprocess.DEVNULL)
+    spec_file = out / "flights" / "conf" / "base" / "kaizen.yml"
+    template = load_spec(spec_file)
+    history = read_history(template, spec_file)
+    kept = sorted(history[template.main])[:months]
+    tables = {n: {"uri": f"../../landing/{n}/*.parquet", "columns": None} for n in template.data.tables}
+    overlay = out / "flights" / "conf" / "local" / "kaizen.yml"
+    overlay.write_text(yaml.safe_dump({"data": {"tables": tables}}), encoding="utf-8")
+    write_snapshot(spec_file, "local")
+    whole = {n for n, t in template.data.tables.items() if t.partition is None}
+    return spec_file, {n: p if n in whole else {k: p[k] for k in kept if k in p} for n, p in history.items()}
+
+
+@contextmanager
+def _replaying(spec_file: Path, folder: Path, months: int) -> Iterator[Future[Replay]]:
+    """The backtest of the same months, in a process beside: most of what a stage does keeps one core busy."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
+        try:
+            yield beside.submit(_replay, spec_file, folder, months)
+        except BaseException:
+            for process in list(beside._processes.values()):
+                process.terminate()
+            raise
+
+
+def _replay(spec_file: Path, folder: Path, months: int) -> Replay:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    spec = load_spec(spec_file)
+    history = read_history(spec, spec_file)
+    kept = sorted(history[spec.main])[:months]
+    whole = {n for n, t in spec.data.tables.items() if t.partition is None}
+    some = {n: p if n in whole else {k: p[k] for k in kept if k in p} for n, p in history.items()}
+    return replay(spec, spec_file, some, folder, lambda _: None)
+
+
+def _airflow(out: Path) -> AirflowService:
+    """The four processes of an Airflow of its own, with warm workers and all DAGs awake."""
+    return AirflowService(
+        home=out / "airflow",
+        dags=ROOT / "dags",
+        settings={
+            "core.dags_are_paused_at_creation": "False",
+            "kaizen.projects": str(out),
+            "kaizen.landing_poll": "0.5",
+            "kaizen.preload": "True",
+        },
+        env={"KAIZEN_ENV": "local", "MLFLOW_DISABLE_TELEMETRY": "true", "GX_ANALYTICS_ENABLED": "false"},
+        template=ROOT / "build" / "airflow-template",
+    )
+
+
+def _live_through(airflow: AirflowService, spec: Spec, spec_file: Path, history: History) -> None:
+    """Let the year happen."""
+    landing = spec_file.parents[2] / "landing"
+    tables = spec.data.tables.items()
+    rows = [n for n, t in tables if t.partition and t.role == "features"]
+    outcomes = [n for n, t in tables if t.role == "labels"]
+    land(landing, [n for n, t in tables if t.partition is None], history)
+    for month in sorted(history[spec.main]):
+        began, scored = time.monotonic(), _ended(airflow, DAGS["scoring"])
+        before = len(airflow.dag_runs())
+        land(landing, rows, history, month)
+        _wait_for_scoring(airflow, scored)
+        _check_scored(spec, spec_file, month)
+        ingested = _ended(airflow, DAGS["ingest"])
+        land(landing, outcomes, history, month)
+        _wait_for(airflow, DAGS["ingest"], ingested)
+        airflow.wait_idle(PATIENCE)
+        runs = airflow.dag_runs()
+        _say(
+            f"{month}  {len(runs) - before} DAG runs in {time.monotonic() - began:.1f} s; {_champion(spec, spec_file)}"
+        )
+        failed = [r for r in runs if r["state"] == "failed"]
+        if failed:
+            raise SystemExit(_why_failed(airflow, failed[0]))
+
+
+def _ended(airflow: AirflowService, dag_id: str) -> int:
+    return len(airflow.dag_runs(dag_id, states=("success", "failed")))
+
+
+def _wait_for_scoring(airflow: AirflowService, before: int) -> None:
+    _wait_for(airflow, DAGS["scoring"], before)
+
+
+def _wait_for(airflow: AirflowService, dag_id: str, before: int) -> None:
+    """Wait until a run of the DAG has ended that had not ended ``before``."""
+    deadline = time.monotonic() + PATIENCE
+    while _ended(airflow, dag_id) <= before:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{dag_id} has not run within {PATIENCE:.0f} s of the landing")
+        time.sleep(0.2)
+
+
+def _check_scored(spec: Spec, spec_file: Path, month: str) -> None:
+    """Outcomes may only come when the month has been predicted, as soon as there is anybody to predict it."""
+    with open_ledger(roots(spec, spec_file)[1]) as ledger:
+        champion, batch = (ledger.head(spec.loop, subject) for subject in ("champion", f"score/{month}"))
+    if champion and (batch is None or ScoredBatch.from_json(batch.payload).partition != month):
+        raise SystemExit(f"{month} was not scored before its outcomes were to land")
+
+
+def _champion(spec: Spec, spec_file: Path) -> str:
+    with open_ledger(roots(spec, spec_file)[1]) as ledger:
+        head = ledger.head(spec.loop, "champion")
+    return f"champion {Promotion.from_json(head.payload).champion}" if head else "no champion yet"
+
+
+def _why_failed(airflow: AirflowService, run: dict[str, Any]) -> str:
+    """A failed run and the end of its failed task's log."""
+    tasks = airflow.task_instances(run["dag_id"], run["dag_run_id"])
+    failed = next((t for t in tasks if t["state"] == "failed"), tasks[0])
+    log = airflow.task_log(run["dag_id"], run["dag_run_id"], failed["task_id"], max(1, failed["try_number"]))
+    return f"{run['dag_id']} {run['dag_run_id']} failed in {failed['task_id']}:\n" + "\n".join(log.splitlines()[-30:])
+
+
+def _where_time_went(airflow: AirflowService, runs: list[dict[str, Any]], seconds: float) -> dict[str, float]:
+    """Seconds of the year: in stages, in imports, and the rest: Airflow's own, and waiting for it."""
+    spent: Counter[str] = Counter()
+    for run in runs:
+        for task in airflow.task_instances(run["dag_id"], run["dag_run_id"]):
+            if task["try_number"]:  # else it was skipped with the task before it
+                spent.update(airflow.xcom(run["dag_id"], run["dag_run_id"], task["task_id"])["seconds"])
+    return {
+        "stage work": round(spent["work"], 1),
+        "imports": round(spent["imports"], 1),
+        "Airflow": round(seconds - spent["work"] - spent["imports"], 1),
+    }
+
+
+def _summarise(
+    spec: Spec, spec_file: Path, runs: list[dict[str, Any]], spent: dict[str, float], twin: Replay
+) -> dict[str, Any]:
+    """The table's facts as the backtest has them; DAG runs and time; and where the two decided otherwise."""
+    with open_loop(spec_file, env="local") as loop:
+        found = review(loop)
+    states = Counter(run["state"] for run in runs)
+    differ = differences(found.months, twin.found.months)
+    checks = [
+        {"name": "DAG runs that did not succeed, at most", "value": len(runs) - states["success"], "limit": 0},
+        {"name": "decisions other than the backtest's, at most", "value": len(differ), "limit": 0},
+        {"name": "months in the table, at least", "value": len(found.months), "limit": max(0, len(twin.found.months))},
+    ]
+    for check in checks:
+        enough = (
+            check["value"] >= check["limit"] if "at least" in str(check["name"]) else check["value"] <= check["limit"]
+        )
+        check["passed"] = bool(enough)
+    return {
+        **summarise(spec, found.months, found.parts, found.retrains),
+        "dag_runs": dict(states),
+        "time": spent,
+        "differences": differ,
+        "checks": checks,
+    }
+
+
+def _stay(airflow: AirflowService) -> None:
+    user, password = airflow.login
+    print(f"\nAirflow: {airflow.url}   user: {user}   password: {password}\nCtrl-C ends it.", flush=True)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("ending Airflow")
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

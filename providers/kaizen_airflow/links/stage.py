@@ -1,0 +1,33 @@
+"""Links on a stage's page. Each is computed where the task ran, and kept with the task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink, conf
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+
+
+class TrackingRunLink(BaseOperatorLink):
+    """The turn's run on the MLflow server; nothing where tracking has no server."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """Address of the run of the turn that the task belonged to."""
+        result = getattr(operator, "result", None)
+        return result.run if result else ""
+
+
+class ReportLink(BaseOperatorLink):
+    """The loop's report as this task left it."""
+
+    name = "Report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """Address of the page that the API server shows."""
+        loop = getattr(operator, "reported", "")
+        base = conf.get("api", "base_url", fallback="").rstrip("/")
+        return f"{base}/kaizen/reports/{loop}" if loop else ""
