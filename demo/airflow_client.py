@@ -18,7 +18,7 @@ _ACTIVE = ("queued", "running")
 _LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 120.0
 # The scheduler turns an asset event into a run in one of its next loops; until then nothing is active.
-_EVENT_SETTLES_SECONDS = 2.0
+_EVENT_SETTLES_SECONDS = 1.5
 
 
 class AirflowError(Exception):

@@ -40,6 +40,8 @@ _SETTINGS = {
     "api.workers": "1",
     "usage_data_collection.enabled": "False",
     "scheduler.scheduler_idle_sleep_time": "0.05",
+    # A supervisor that misses the end of its task process looks again at its next heartbeat.
+    "workers.min_heartbeat_interval": "1",
     "scheduler.orphaned_tasks_check_interval": "10",
     "dag_processor.refresh_interval": "5",
     "dag_processor.bundle_refresh_check_interval": "1",

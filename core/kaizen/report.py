@@ -160,6 +160,8 @@ def plot_auc(summary: Summary) -> str:
 
 
 def _title(summary: Summary) -> str:
+    if "seconds" not in summary:
+        return f"Loop {summary['loop']}"
     return f"{'Run' if 'dag_runs' in summary else 'Backtest'} of {summary['loop']}"
 
 
@@ -171,10 +173,13 @@ def _span(summary: Summary) -> str:
 
 
 def _about(summary: Summary) -> str:
-    return f"{_span(summary)}, {summary['seconds']:.1f} s, spec {summary['spec'][:SHORT_DIGEST]}"
+    took = f"{summary['seconds']:.1f} s, " if "seconds" in summary else ""
+    return f"{_span(summary)}, {took}spec {summary['spec'][:SHORT_DIGEST]}"
 
 
 def _difference(summary: Summary) -> str:
+    if summary["mean_auc_static"] is None:
+        return f"Mean {metric_name(summary)} {number(summary['mean_auc_loop'])} with the loop"
     return (
         f"Mean {metric_name(summary)} {number(summary['mean_auc_loop'])} with the loop, "
         f"{number(summary['mean_auc_static'])} never retrained: {number(summary['difference'], sign=True)} "
@@ -309,9 +314,14 @@ def _headline(summary: Summary) -> Markup:
     failed = [f"FAILED: {check['name']}" for check in checks if not check["passed"]]
     static, seen = number(summary["mean_auc_static"]), number(summary["gain_seen"], sign=True)
     difference, realised = (number(summary[key], sign=True) for key in ("difference", "gain_realised"))
+    compared = summary["mean_auc_static"] is not None
     numbers = [
-        (difference, f"mean {name} against never retraining", _interval(summary)),
-        (number(summary["mean_auc_loop"]), f"mean {name} with the loop", f"{static} never retrained"),
+        *([(difference, f"mean {name} against never retraining", _interval(summary))] if compared else []),
+        (
+            number(summary["mean_auc_loop"]),
+            f"mean {name} with the loop",
+            f"{static} never retrained" if compared else "",
+        ),
         (summary["promotions"], "promotions", f"of {summary['retrains']} retrains"),
         (realised, "gain of a promotion that came true", f"the gate saw {seen}"),
     ]

@@ -73,15 +73,27 @@ def review(loop: Loop) -> Review:
     """Read from the ledger of ``loop`` what it did; nothing is added to it."""
     from kaizen.adapters.history import paired_predictions
 
+    found = _told(loop)
+    parts = [paired_predictions(loop, story.batch) for story in found.stories]
+    months = [{**row, **_values(loop.spec.metric, part)} for row, part in zip(found.rows, parts, strict=True)]
+    return Review(months, parts, found.retrains)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The stories of a loop, their rows but for the metric's values, and how often it was retrained."""
+
+    stories: list[_Story]
+    rows: list[Row]
+    retrains: int
+
+
+def _told(loop: Loop) -> _Told:
     decided = [(e, TriggerDecision.from_json(e.payload)) for e in _events(loop, "trigger", "TriggerDecision")]
     promoted = [(e.position, Promotion.from_json(e.payload).champion) for e in _events(loop, "champion", "Promotion")]
     stories = [_story(loop, batch, at, decided) for batch, at in _served(loop, [d for _, d in decided])]
-    parts = [paired_predictions(loop, story.batch) for story in stories]
-    months = [
-        _row(loop, story, following, part, promoted)
-        for story, following, part in zip(stories, [*stories[1:], None], parts, strict=False)
-    ]
-    return Review(months, parts, sum(d.retrain and "first" not in d.causes for _, d in decided))
+    rows = [_row(loop, *pair, promoted) for pair in zip(stories, [*stories[1:], None], strict=False)]
+    return _Told(stories, rows, sum(d.retrain and "first" not in d.causes for _, d in decided))
 
 
 def _events(loop: Loop, subject: str, kind: str) -> Iterator[Event]:
@@ -112,7 +124,7 @@ def _story(loop: Loop, batch: ScoredBatch, scored_at: int, decided: Sequence[tup
     return _Story(batch, scored_at, health, decision, turn, (ended or event).position)
 
 
-def _row(loop: Loop, story: _Story, following: _Story | None, part: Part, promoted: Sequence[tuple[int, int]]) -> Row:
+def _row(loop: Loop, story: _Story, following: _Story | None, promoted: Sequence[tuple[int, int]]) -> Row:
     batch = story.batch
     reports = [loop.head(ValidationReport, f"validation/{table}/{batch.partition}") for table in loop.spec.data.tables]
     row = {
@@ -124,7 +136,6 @@ def _row(loop: Loop, story: _Story, following: _Story | None, part: Part, promot
         **_of_health(story.health),
         **_of_decision(story.decision),
         **_of_gate(loop, story.turn),
-        **_values(loop.spec.metric, part),
     }
     # A promotion's gain comes true in the next partition; it belongs beside what the gate saw.
     came_true = following.health if following and row["gate"] == "promoted" else None
@@ -188,6 +199,31 @@ def _values(metric: str, part: Part) -> dict[str, float | None]:
         n: compare(metric, label, {"candidate": p}, day, CONFIDENCE) for n, p in (("loop", ours), ("static", static))
     }
     return {f"value_{name}": c.candidate.value if c else None for name, c in found.items()}
+
+
+def brief(loop: Loop) -> dict[str, Any]:
+    """The facts of a live loop for its report, from records alone: no prediction is read again, no model opened.
+
+    What only predictions can tell is None: how the never-retrained model would have done. The metric is the monitor's.
+    """
+    found = _told(loop)
+    months = [{**row, **_values_of_health(story.health)} for row, story in zip(found.rows, found.stories, strict=True)]
+    facts = summarise(loop.spec, [], [], found.retrains)
+    known = [m["value_loop"] for m in months if m["value_loop"] is not None]
+    both = [m for m in months if m["gain_seen"] is not None and m["gain_realised"] is not None]
+    return {
+        **facts,
+        "months": months,
+        "mean_auc_loop": _mean(known),
+        "promotions": sum(m["gate"] == "promoted" for m in months),
+        "gain_seen": _mean([m["gain_seen"] for m in both]),
+        "gain_realised": _mean([m["gain_realised"] for m in both]),
+    }
+
+
+def _values_of_health(health: HealthReport | None) -> Row:
+    current = health.performance.current if health else None
+    return {"value_loop": current.value if current else None, "value_static": None}
 
 
 def summarise(spec: Spec, months: Sequence[Row], parts: Sequence[Part], retrains: int) -> dict[str, Any]:

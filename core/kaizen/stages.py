@@ -7,12 +7,12 @@ late finds more; a retried one finds its own records. Nothing but the words need
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kaizen import codec
+from kaizen import codec, report
 from kaizen.bridge import call
 from kaizen.deploy import deploy
 from kaizen.errors import SpecError, UsageError
@@ -21,6 +21,7 @@ from kaizen.ingest import has_landed, ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor, unjudged
 from kaizen.promote import promote
+from kaizen.publish import publish_text
 from kaizen.reconcile import reconcile
 from kaizen.records import (
     EvaluationReport,
@@ -30,6 +31,7 @@ from kaizen.records import (
     TrainedModel,
     TrainingSet,
 )
+from kaizen.review import brief
 from kaizen.score import score, unscored
 from kaizen.train import train, training_set
 from kaizen.trigger import open_decision, trigger, turn_id
@@ -53,13 +55,15 @@ class StageResult:
     """What one call of a stage came to.
 
     Attributes:
-        spec: digest of the spec it went by. turn: the turn it belongs to, "" outside any.
+        loop: whose. spec: digest of the spec it went by. turn: the turn it belongs to, "" outside any.
         records: what it left or found again. idle: why there was nothing to do, or to hand on; "" if there was.
         notes: what it did besides, in words.
         due: stages whose work is waiting (reconcile only): a bell that was lost is rung again.
-        run: the turn's page on the tracking server, "" if it has none.
+        run: the turn's page on the tracking server, "" if it has none. report: the file of the loop's report that was
+            written anew, or "".
     """
 
+    loop: str
     stage: str
     spec: str
     turn: str = ""
@@ -68,6 +72,7 @@ class StageResult:
     notes: tuple[str, ...] = ()
     due: tuple[str, ...] = ()
     run: str = ""
+    report: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,11 @@ def _score(loop: Loop, order: Order) -> StageResult:
 
 
 def _monitor(loop: Loop, order: Order) -> StageResult:
-    return _result(loop, "monitor", {f"health/{r.partition}": r for r in monitor(loop)})
+    reports = monitor(loop)
+    page = loop.home / "report.html"
+    publish_text(page, report.html(brief(loop)))
+    result = _result(loop, "monitor", {f"health/{r.partition}": r for r in reports})
+    return replace(result, report=str(page))
 
 
 def _trigger(loop: Loop, order: Order) -> StageResult:
@@ -199,7 +208,7 @@ def _deploy(loop: Loop, order: Order) -> StageResult:
 
 
 def _reconcile(loop: Loop, order: Order) -> StageResult:
-    return StageResult("reconcile", loop.spec.digest, notes=tuple(reconcile(loop)), due=due(loop))
+    return StageResult(loop.name, "reconcile", loop.spec.digest, notes=tuple(reconcile(loop)), due=due(loop))
 
 
 STAGES: dict[str, Callable[[Loop, Order], StageResult]] = {
@@ -265,13 +274,13 @@ def _promotion(loop: Loop, turn: str) -> Promotion:
 
 
 def _no_turn(loop: Loop, stage: str) -> StageResult:
-    return StageResult(stage, loop.spec.digest, idle="no decision to retrain is open")
+    return StageResult(loop.name, stage, loop.spec.digest, idle="no decision to retrain is open")
 
 
 def _result(loop: Loop, stage: str, records: Mapping[str, Record], turn: str = "", idle: str = "") -> StageResult:
     found = tuple(Reference(type(r).__name__, subject, r.digest) for subject, r in records.items())
     page = loop.registry.page(loop.name, turn) if turn and stage != "trigger" else ""
-    return StageResult(stage, loop.spec.digest, turn, found, idle, run=page)
+    return StageResult(loop.name, stage, loop.spec.digest, turn, found, idle, run=page)
 
 
 def encode(result: StageResult) -> dict[str, Any]:

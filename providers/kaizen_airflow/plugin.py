@@ -44,10 +44,20 @@ class WarmWorkers:
         event.listen(job_type, "set", on_named)
 
 
+class _OnlyInTheApiServer:
+    """The reports' page: FastAPI is imported by whoever asks for it, which is the API server alone."""
+
+    def __get__(self, plugin: object, owner: type) -> list[Any]:
+        from kaizen_airflow.reports import app
+
+        return [{"app": app, "url_prefix": "/kaizen", "name": "Kaizen"}]
+
+
 class KaizenPlugin(AirflowPlugin):
     """Kaizen's plugin."""
 
     name = "kaizen"
+    fastapi_apps = _OnlyInTheApiServer()
     listeners: list[Any] = [WarmWorkers()]  # noqa: RUF012 -- as Airflow declares it
 
 

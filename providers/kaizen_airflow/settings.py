@@ -34,7 +34,8 @@ def landing_poll() -> float:
     return conf.getfloat(SECTION, "landing_poll", fallback=5.0)
 
 
-def reports_folder() -> Path:
-    """Where the newest report of each loop lies, for the API server to show."""
+def report_file(loop: str) -> Path:
+    """Where the newest report of a loop (``project/loop``) lies, for the API server to show."""
     given = conf.get(SECTION, "reports", fallback="")
-    return Path(given) if given else Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "kaizen-reports"
+    folder = Path(given) if given else Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "kaizen-reports"
+    return folder / f"{loop.replace('/', '.')}.html"

@@ -276,6 +276,20 @@ def test_a_refused_loop_goes_on_when_the_cause_is_gone(project, processes):
     assert "ingested 2 partitions, validated 2, scored 1" in ended.out
 
 
+def test_a_partition_that_was_refused_may_come_again_corrected_and_then_no_more(project, processes):
+    project.restore("running")
+    project.land("schedules", "march.parquet", schedules(MARCH).assign(rain=99.0))
+    ended = processes.kaizen("turn", project.spec)
+    assert (ended.code, "KZ450" in ended.err) == (4, True)
+    project.land("schedules", "march.parquet", schedules(MARCH))
+    ended = processes.kaizen("turn", project.spec)
+    assert ended.code == 0, ended.err
+    assert "ingested 1 partitions, validated 1, scored 1" in ended.out
+    project.land("schedules", "march.parquet", schedules(MARCH).assign(rain=1.0))
+    ended = processes.kaizen("turn", project.spec)
+    assert (ended.code, "KZ430" in ended.err) == (4, True)
+
+
 def shown(code: int, err: str, project: Project) -> str:
     """What a person is told, without progress; names of this machine made plain."""
     told = re.sub(r"^  \w+ \.\.\.\n", "", err, flags=re.MULTILINE)

@@ -22,12 +22,12 @@ class TrackingRunLink(BaseOperatorLink):
 
 
 class ReportLink(BaseOperatorLink):
-    """The loop's report as this task left it."""
+    """The loop's newest report, which monitor writes."""
 
     name = "Report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
-        """Address of the page that the API server shows."""
-        loop = getattr(operator, "reported", "")
+        """Address of the page that the API server shows to those who may see DAGs."""
+        result = getattr(operator, "result", None)
         base = conf.get("api", "base_url", fallback="").rstrip("/")
-        return f"{base}/kaizen/reports/{loop}" if loop else ""
+        return f"{base}/kaizen/reports/{result.loop.replace('/', '.')}" if result else ""

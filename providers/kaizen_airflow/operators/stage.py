@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -9,10 +10,11 @@ from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowSkipException
 
 from kaizen.errors import KaizenError
+from kaizen.publish import publish_text
 from kaizen.stages import Order, StageResult
 from kaizen_airflow.hooks.kaizen import KaizenHook
 from kaizen_airflow.links.stage import ReportLink, TrackingRunLink
-from kaizen_airflow.settings import environment_name
+from kaizen_airflow.settings import environment_name, report_file
 from kaizen_airflow.timing import measured
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class StageOperator(BaseOperator):
                 actor=f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}",
             )
         self.result, value = result, {**summary(result), "seconds": vars(spent)}
+        if result.report:
+            show_report(result.loop, Path(result.report))
         for line in (*result.notes, *(f"{r.kind} {r.subject} {r.digest[:12]}" for r in result.records[:SHOWN])):
             self.log.info("%s", line)
         self.ring(context, value)
@@ -102,6 +106,11 @@ def began_with(context: Context) -> str:
     ti, upstream = context["ti"], sorted(context["task"].upstream_task_ids)
     values = ti.xcom_pull(task_ids=upstream) if upstream else []
     return next((v["spec"] for v in values or [] if isinstance(v, dict) and "spec" in v), "")
+
+
+def show_report(loop: str, report: Path) -> None:
+    """Put a loop's newest report where the API server finds it."""
+    publish_text(report_file(loop), report.read_text(encoding="utf-8"))
 
 
 def summary(result: StageResult) -> dict[str, Any]:
