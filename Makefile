@@ -11,6 +11,7 @@ JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := build/oldest
+APART := build/apart
 SMOKED := core airflow kedro all
 PIP := -m pip --disable-pip-version-check --quiet
 
@@ -24,7 +25,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo demo-ui backtest bench soak lint format wheel smoke constraints clean python
+.PHONY: help setup test demo demo-ui demo-apart backtest bench soak lint format wheel smoke constraints clean python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,16 @@ demo: setup ## the flights of 2013 on a real Airflow, month by month, against th
 demo-ui: setup ## the same, and leave that Airflow running: prints its URL and login
 	$(BIN)/python -m demo.run --ui
 
+demo-apart: setup $(APART)/.ready ## the demo with an Airflow that has only [airflow]; its stages run by .venv
+	$(BIN)/python -m demo.run --apart $(APART)/bin/python --out build/demo-apart
+
+$(APART)/.ready: pyproject.toml constraints/dev.txt $(READY)
+	rm -rf $(APART)
+	$(PYTHON) -m venv $(APART)
+	$(APART)/bin/python $(PIP) install -c constraints/dev.txt hatchling editables
+	$(APART)/bin/python $(PIP) install -c constraints/dev.txt --no-build-isolation -e '.[airflow]'
+	touch $@
+
 backtest: setup ## replay the flights of 2013 through a new project: build/flights, build/backtest
 	rm -rf build/flights build/backtest
 	mkdir -p build
@@ -67,6 +78,7 @@ bench: setup ## run every benchmark, ours and the peers' side by side
 soak: setup $(OLDEST)/.ready ## long campaigns with more seeds, then the tests on the oldest supported versions
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '' --hypothesis-profile soak
 	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/packaging
+	$(MAKE) demo-apart
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt $(READY)
 	rm -rf $(OLDEST)

@@ -199,7 +199,7 @@ class AirflowClient:
             raise ApiRefused(method, path, error.code, error.read().decode(errors="replace")) from error
         except OSError as error:
             raise ApiRefused(method, path, 0, str(error)) from error
-        return dict(json.loads(text)) if text else {}
+        return dict(json.loads(text or "null") or {})
 
 
 def _quote(identifier: str) -> str:

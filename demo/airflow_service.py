@@ -56,8 +56,8 @@ class AirflowService(AirflowClient):
     `home` becomes AIRFLOW_HOME and is kept; a home belongs to one service at a time, and what an earlier one left
     running there is ended first. `settings` maps "section.key" to a value and wins over what the demo finds fast.
     `env` is added to the environment of every component, and thus of every task. `template` is a folder that keeps a
-    migrated, empty database per version of Airflow. Durations are seconds. Raises `AirflowError` with the end of a
-    component's log when it does not start.
+    migrated, empty database per version of Airflow. `python` is that of the environment that has Airflow. Durations are
+    seconds. Raises `AirflowError` with the end of a component's log when it does not start.
     """
 
     def __init__(
@@ -68,7 +68,9 @@ class AirflowService(AirflowClient):
         env: Mapping[str, str] | None = None,
         template: Path | None = None,
         start_timeout: float = 180.0,
+        python: str = sys.executable,
     ) -> None:
+        self._python = python
         self.home = home.resolve()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, datetime] = {}
@@ -104,7 +106,7 @@ class AirflowService(AirflowClient):
         self._started[name] = datetime.now(UTC)
         with self.log_file(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                (sys.executable, *launch, *_COMMANDS[name]),
+                (self._python, *launch, *_COMMANDS[name]),
                 cwd=self.home,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -211,7 +213,7 @@ class AirflowService(AirflowClient):
 
     def _migrate(self, env: Mapping[str, str]) -> None:
         with self.log_file("migrate").open("wb") as log:
-            command = (sys.executable, "-m", "airflow", "db", "migrate")
+            command = (self._python, "-m", "airflow", "db", "migrate")
             ended = subprocess.run(command, cwd=self.home, env=env, stdout=log, stderr=subprocess.STDOUT, check=False)
         if ended.returncode:
             raise AirflowError(f"`airflow db migrate` ended with {ended.returncode}\n{self._log_tail('migrate')}")
