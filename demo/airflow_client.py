@@ -89,6 +89,11 @@ class AirflowClient:
         query = [("order_by", "id"), *(("state", state) for state in states)]
         return list(self._pages(f"/dags/{_quote(dag_id)}/dagRuns", "dag_runs", query))
 
+    def count_runs(self, dag_id: str = "~", states: Iterable[str] = ()) -> int:
+        """How many DAG runs there are. Costs little, however many it is: nothing but the number is read."""
+        query = urllib.parse.urlencode([("limit", 1), *(("state", state) for state in states)])
+        return int(self.api("GET", f"/dags/{_quote(dag_id)}/dagRuns?{query}")["total_entries"])
+
     def task_instances(self, dag_id: str, run_id: str) -> list[Json]:
         """Task instances of one run, each with its latest try."""
         return list(self._pages(f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}/taskInstances", "task_instances"))
@@ -152,9 +157,7 @@ class AirflowClient:
 
     def _states(self) -> Counter[str]:
         """Number of runs per state. Only totals are asked for: a look stays cheap when there are thousands of runs."""
-        path = "/dags/~/dagRuns?limit=1&state="
-        states = (*_ACTIVE, "success", "failed")
-        return Counter({state: int(self.api("GET", path + state)["total_entries"]) for state in states})
+        return Counter({state: self.count_runs(states=[state]) for state in (*_ACTIVE, "success", "failed")})
 
     def _events_are_settled(self) -> bool:
         events = self.api("GET", "/assets/events?limit=1&order_by=-timestamp")["asset_events"]

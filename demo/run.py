@@ -26,10 +26,10 @@ from demo.airflow_service import AirflowService, sigterm_exits
 from kaizen import report
 from kaizen.adapters.history import History, land, read_history
 from kaizen.backtest import Replay, replay
-from kaizen.ledger import open_ledger
+from kaizen.ledger import Ledger, open_ledger
 from kaizen.loop import open_loop, roots
 from kaizen.publish import publish_json, publish_text
-from kaizen.records import Promotion, ScoredBatch
+from kaizen.records import Promotion
 from kaizen.review import differences, review, summarise
 from kaizen.snapshot import write_snapshot
 from kaizen.spec import Spec, load_spec
@@ -149,53 +149,35 @@ def _live_through(airflow: AirflowService, spec: Spec, spec_file: Path, history:
     rows = [n for n, t in tables if t.partition and t.role == "features"]
     outcomes = [n for n, t in tables if t.role == "labels"]
     land(landing, [n for n, t in tables if t.partition is None], history)
-    for month in sorted(history[spec.main]):
-        began, scored = time.monotonic(), _ended(airflow, DAGS["scoring"])
-        before = len(airflow.dag_runs())
-        land(landing, rows, history, month)
-        _wait_for_scoring(airflow, scored)
-        _check_scored(spec, spec_file, month)
-        ingested = _ended(airflow, DAGS["ingest"])
-        land(landing, outcomes, history, month)
-        _wait_for(airflow, DAGS["ingest"], ingested)
-        airflow.wait_idle(PATIENCE)
-        runs = airflow.dag_runs()
-        _say(
-            f"{month}  {len(runs) - before} DAG runs in {time.monotonic() - began:.1f} s; {_champion(spec, spec_file)}"
-        )
-        failed = [r for r in runs if r["state"] == "failed"]
-        if failed:
-            raise SystemExit(_why_failed(airflow, failed[0]))
+    with open_ledger(roots(spec, spec_file)[1]) as ledger:
+        for month in sorted(history[spec.main]):
+            began, before = time.monotonic(), airflow.count_runs()
+            land(landing, rows, history, month)
+            _wait_for(ledger, spec.loop, f"validation/{spec.main}/{month}")
+            if ledger.head(spec.loop, "champion"):
+                # Outcomes may only come when the month has been predicted.
+                _wait_for(ledger, spec.loop, f"score/{month}")
+            land(landing, outcomes, history, month)
+            for table in outcomes:
+                _wait_for(ledger, spec.loop, f"validation/{table}/{month}")
+            airflow.wait_idle(PATIENCE)
+            runs, seconds = airflow.count_runs() - before, time.monotonic() - began
+            _say(f"{month}  {runs} DAG runs in {seconds:.1f} s; {_champion(ledger, spec.loop)}")
+            if failed := airflow.dag_runs(states=["failed"]):
+                raise SystemExit(_why_failed(airflow, failed[0]))
 
 
-def _ended(airflow: AirflowService, dag_id: str) -> int:
-    return len(airflow.dag_runs(dag_id, states=("success", "failed")))
-
-
-def _wait_for_scoring(airflow: AirflowService, before: int) -> None:
-    _wait_for(airflow, DAGS["scoring"], before)
-
-
-def _wait_for(airflow: AirflowService, dag_id: str, before: int) -> None:
-    """Wait until a run of the DAG has ended that had not ended ``before``."""
+def _wait_for(ledger: Ledger, loop: str, subject: str) -> None:
+    """Wait until Airflow has left a record of ``subject``."""
     deadline = time.monotonic() + PATIENCE
-    while _ended(airflow, dag_id) <= before:
+    while ledger.head(loop, subject) is None:
         if time.monotonic() > deadline:
-            raise SystemExit(f"{dag_id} has not run within {PATIENCE:.0f} s of the landing")
+            raise SystemExit(f"nothing about {subject} within {PATIENCE:.0f} s of its landing")
         time.sleep(0.2)
 
 
-def _check_scored(spec: Spec, spec_file: Path, month: str) -> None:
-    """Outcomes may only come when the month has been predicted, as soon as there is anybody to predict it."""
-    with open_ledger(roots(spec, spec_file)[1]) as ledger:
-        champion, batch = (ledger.head(spec.loop, subject) for subject in ("champion", f"score/{month}"))
-    if champion and (batch is None or ScoredBatch.from_json(batch.payload).partition != month):
-        raise SystemExit(f"{month} was not scored before its outcomes were to land")
-
-
-def _champion(spec: Spec, spec_file: Path) -> str:
-    with open_ledger(roots(spec, spec_file)[1]) as ledger:
-        head = ledger.head(spec.loop, "champion")
+def _champion(ledger: Ledger, loop: str) -> str:
+    head = ledger.head(loop, "champion")
     return f"champion {Promotion.from_json(head.payload).champion}" if head else "no champion yet"
 
 
