@@ -26,8 +26,8 @@ from demo.airflow_service import AirflowService, sigterm_exits
 from kaizen import report
 from kaizen.adapters.history import History, land, read_history
 from kaizen.backtest import Replay, replay
-from kaizen.ledger import Ledger, open_ledger
-from kaizen.loop import open_loop, roots
+from kaizen.ledger import Ledger
+from kaizen.loop import open_loop
 from kaizen.publish import publish_json, publish_text
 from kaizen.records import Promotion
 from kaizen.review import differences, review, summarise
@@ -149,7 +149,8 @@ def _live_through(airflow: AirflowService, spec: Spec, spec_file: Path, history:
     rows = [n for n, t in tables if t.partition and t.role == "features"]
     outcomes = [n for n, t in tables if t.role == "labels"]
     land(landing, [n for n, t in tables if t.partition is None], history)
-    with open_ledger(roots(spec, spec_file)[1]) as ledger:
+    with open_loop(spec_file, env="local") as loop:
+        ledger = loop.ledger
         for month in sorted(history[spec.main]):
             began, before = time.monotonic(), airflow.count_runs()
             land(landing, rows, history, month)
