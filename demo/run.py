@@ -136,7 +136,13 @@ def _airflow(out: Path, python: str) -> AirflowService:
             "kaizen.landing_poll": "0.5",
             "kaizen.preload": "True",
         },
-        env={"KAIZEN_ENV": "local", "MLFLOW_DISABLE_TELEMETRY": "true", "GX_ANALYTICS_ENABLED": "false"},
+        env={
+            "KAIZEN_ENV": "local",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "GX_ANALYTICS_ENABLED": "false",
+            # Airflow, the stages and the backtest beside them share the cores: threads that wait for each other lose.
+            "OMP_NUM_THREADS": "1",
+        },
         template=ROOT / "build" / "airflow-template",
         python=python,
     )
