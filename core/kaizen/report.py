@@ -178,7 +178,7 @@ def _about(summary: Summary) -> str:
 
 
 def _difference(summary: Summary) -> str:
-    if summary["mean_auc_static"] is None:
+    if "seconds" not in summary:  # a live loop, which nobody compares
         return f"Mean {metric_name(summary)} {number(summary['mean_auc_loop'])} with the loop"
     return (
         f"Mean {metric_name(summary)} {number(summary['mean_auc_loop'])} with the loop, "
@@ -314,7 +314,7 @@ def _headline(summary: Summary) -> Markup:
     failed = [f"FAILED: {check['name']}" for check in checks if not check["passed"]]
     static, seen = number(summary["mean_auc_static"]), number(summary["gain_seen"], sign=True)
     difference, realised = (number(summary[key], sign=True) for key in ("difference", "gain_realised"))
-    compared = summary["mean_auc_static"] is not None
+    compared = "seconds" in summary
     numbers = [
         *([(difference, f"mean {name} against never retraining", _interval(summary))] if compared else []),
         (

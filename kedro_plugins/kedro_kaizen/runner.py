@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaizen.codec import nearest
 from kaizen.errors import SpecError
-from kedro_kaizen.project import EXAMPLES
+from kedro_kaizen.project import EXAMPLES, SESSION, loop_of
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -32,13 +32,18 @@ def run_pipeline(training: Training) -> Any:
     """
     os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
     with _logging_left_alone():
-        _open_project(training)
-    from kedro.config import MissingConfigException
-    from kedro.framework.session import KedroSession
+        from kedro.config import MissingConfigException
 
-    session = KedroSession.create(training.project, env=training.env)
+    own = loop_of(training.project, training.env)
+    # Not the loop of another project's session in this process: the pipelines that are opened now depend on it.
+    opened = SESSION.set(own if own.path.is_file() else None)
     token = EXAMPLES.set(training.examples)
     try:
+        with _logging_left_alone():
+            _open_project(training)
+        from kedro.framework.session import KedroSession
+
+        session = KedroSession.create(training.project, env=training.env)
         with _runs_closed(), session:
             return session.run(pipeline_names=[training.spec.pipeline])["model"].load()
     except MissingConfigException as error:
@@ -52,6 +57,7 @@ def run_pipeline(training: Training) -> Any:
         ) from error
     finally:
         EXAMPLES.reset(token)
+        SESSION.reset(opened)
 
 
 def check_training(pipeline: Pipeline, name: str) -> None:

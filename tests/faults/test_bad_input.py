@@ -296,6 +296,7 @@ def shown(code: int, err: str, project: Project) -> str:
     for found, plain in ((str(project.folder), "PROJECT"), (str(PORT), "PORT")):
         told = told.replace(found, plain)
     told = re.sub(r"2024-02-[0-9a-f]{10}", "TURN", told)
+    told = re.sub(r"(TURN/\w+)-\w{8}/", r"\1/", told)
     told = re.sub(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\S+$", "NOW", told, flags=re.MULTILINE)
     return f"exit {code}\n{told.strip()}\n"
 

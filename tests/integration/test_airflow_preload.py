@@ -135,7 +135,11 @@ def test_use_before_the_fork_is_refused_and_nothing_is_left_behind(tmp_path: Pat
     found = in_new_process(USED, tmp_path)
     assert found["code"] == "KZ240"
     assert found["what"] == "a process that is forked from this one cannot use sklearn.ensemble"
-    assert found["value"] == "the forked process was still at work after 3 s"
+    # Which of the two depends on how OpenMP's threads wait.
+    assert found["value"] in (
+        "the forked process was still at work after 3 s",
+        "the forked process was ended by SIGSEGV",
+    )
     assert "[kaizen] preload" in found["where"]
     assert found["children"] == "none"
 

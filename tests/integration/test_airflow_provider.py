@@ -97,7 +97,7 @@ def test_the_face_uses_airflow_through_its_public_doors_only() -> None:
     import ast
 
     allowed = ("airflow.sdk", "airflow.triggers.base", "airflow.plugins_manager", "airflow.listeners")
-    inside = ("plugin.py",)  # which runs in Airflow's own processes, where tasks never are
+    inside = ("plugin.py", "reports.py")  # which run in Airflow's own processes, where tasks never are
     for path in FACE.rglob("*.py"):
         if path.name in inside:
             continue

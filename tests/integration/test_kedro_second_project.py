@@ -127,7 +127,10 @@ dags = [kind(**which, dag_id=name + {suffix!r}) for name, kind in (
 """
 
 
-@pytest.mark.parametrize("place", ["", ELSEWHERE], ids=["in_process", "python"])
+# In this process: `make test` does the same on a real Airflow, with the loop of tests/loops.py.
+@pytest.mark.parametrize(
+    "place", [pytest.param("", id="in_process", marks=pytest.mark.soak), pytest.param(ELSEWHERE, id="python")]
+)
 def test_dag_runs_in_any_place_leave_the_same_records(
     told: Facts, starter: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+PACKAGES = ("core", "kedro_plugins", "providers")
+
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     """import-linter over the packages of ``folder``, which go before any installed ones."""
     return subprocess.run(
         [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([f"{folder}/core", f"{folder}/kedro_plugins"])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([f"{folder}/{name}" for name in PACKAGES])},
         capture_output=True,
         text=True,
     )
@@ -26,7 +28,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copy(root: Path, tmp_path: Path) -> Path:
     """The checkout's packages, free to be spoiled."""
-    for name in ("core", "kedro_plugins"):
+    for name in PACKAGES:
         shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "pyproject.toml", tmp_path)
     return tmp_path
@@ -48,6 +50,8 @@ def test_the_layers_of_the_checkout_hold(root: Path) -> None:
         ("kaizen.statistics", "import kaizen.ledger", "Turns over stages", "kaizen.statistics -> kaizen.ledger"),
         ("kedro_kaizen.hooks", "import airflow.sdk", "The Kedro face", "kedro_kaizen.hooks -> airflow"),
         ("kedro_kaizen.hooks", "import kaizen_airflow", "The Kedro face", "kedro_kaizen.hooks -> kaizen_airflow"),
+        ("kaizen_airflow.assets", "import kedro_kaizen", "The Airflow face", "kaizen_airflow.assets -> kedro_kaizen"),
+        ("kaizen_airflow.assets", "import mlflow.sklearn", "The Airflow face", "kaizen_airflow.assets -> mlflow"),
     ],
 )
 def test_an_import_against_the_arrows_is_refused(copy: Path, module: str, line: str, contract: str, arrow: str) -> None:

@@ -30,14 +30,14 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 def test_only_the_packages_are_at_the_top(wheel: zipfile.ZipFile) -> None:
     top = {name.partition("/")[0] for name in wheel.namelist()}
-    assert top == {"kaizen", "kedro_kaizen", f"kaizen_mlops-{kaizen.__version__}.dist-info"}
+    assert top == {"kaizen", "kaizen_airflow", "kedro_kaizen", f"kaizen_mlops-{kaizen.__version__}.dist-info"}
 
 
 def test_every_file_of_the_packages_and_of_the_template_is_in_it(
     wheel: zipfile.ZipFile, tracked: list[Path], root: Path
 ) -> None:
     """Dot files too: without conf/local/.gitkeep a new project cannot run."""
-    homes = {"core/": "", "kedro_plugins/": "", "project_template/": "kedro_kaizen/project_template/"}
+    homes = {"core/": "", "kedro_plugins/": "", "providers/": "", "project_template/": "kedro_kaizen/project_template/"}
     expected = set()
     for path in tracked:
         name = path.relative_to(root).as_posix()
@@ -54,7 +54,7 @@ def test_no_name_is_shipped_that_belongs_to_somebody_else(wheel: zipfile.ZipFile
 
 
 def test_users_type_checkers_see_the_types(wheel: zipfile.ZipFile) -> None:
-    assert {"kaizen/py.typed", "kedro_kaizen/py.typed"} <= set(wheel.namelist())
+    assert {"kaizen/py.typed", "kaizen_airflow/py.typed", "kedro_kaizen/py.typed"} <= set(wheel.namelist())
 
 
 def test_the_metadata_names_version_licence_and_pythons(metadata: Message) -> None:
@@ -72,7 +72,7 @@ def test_without_an_extra_only_two_libraries_are_needed(metadata: Message) -> No
 
 def test_every_extra_that_an_error_tells_to_install_exists(metadata: Message, root: Path) -> None:
     named = set()
-    for path in [*root.glob("core/**/*.py"), *root.glob("kedro_plugins/**/*.py")]:
+    for path in [p for home in ("core", "kedro_plugins", "providers") for p in root.glob(f"{home}/**/*.py")]:
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "MissingDependency":
                 named |= {value.value for value in call.args[1:] if isinstance(value, ast.Constant)}
@@ -88,7 +88,9 @@ def test_every_entry_point_leads_to_a_name_in_the_wheel(wheel: zipfile.ZipFile, 
     for section in points.sections():
         for module, _, name in (value.partition(":") for value in points[section].values()):
             source = wheel.read(module.replace(".", "/") + ".py").decode()
-            assert re.search(rf"^(def {name}\(|{name}\b.*=|from .* import .*\b{name}\b)", source, re.MULTILINE), module
+            assert re.search(
+                rf"^((def|class) {name}\(|{name}\b.*=|from .* import .*\b{name}\b)", source, re.MULTILINE
+            ), module
 
 
 def test_no_path_of_the_machine_that_built_it_is_inside(wheel: zipfile.ZipFile, root: Path) -> None:
