@@ -10,6 +10,7 @@ The words between the DAGs are assets (see ``kaizen_airflow.assets``). Parsing r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
@@ -55,7 +56,7 @@ class LoopTaskGroup(TaskGroup):
         spec: path of ``kaizen.yml``; a relative one lies below ``[kaizen] projects``.
         stages: words of the loop's sentence, in the order in which they shall run.
         env, kaizen_conn_id: as ``StageOperator`` takes them.
-        group: what ``TaskGroup`` takes; ``group_id`` is the loop's name by default.
+        group: what ``TaskGroup`` takes; ``group_id`` is the loop's name by default, ``project_loop``.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class LoopTaskGroup(TaskGroup):
         **group: Any,
     ) -> None:
         loop = loop_name(spec, env)
-        super().__init__(**{"group_id": dag_prefix(loop), **group})
+        super().__init__(**{"group_id": re.sub(r"[^\w-]", "_", loop), **group})
         with self:
             add_stages(loop, stages, spec=spec, env=env, kaizen_conn_id=kaizen_conn_id)
 
@@ -196,5 +197,5 @@ def loop_name(spec: str, env: str | None) -> str:
 
 
 def dag_prefix(loop: str) -> str:
-    """How DAG and group ids of a loop begin: Airflow allows no slash in them."""
+    """How the DAG ids of a loop begin: Airflow allows no slash in them."""
     return loop.replace("/", ".")

@@ -30,7 +30,7 @@ dags = [kind(SPEC, default_args={"retries": 0})
         for kind in (IngestDag, ScoringDag, MonitoringDag, TrainingDag, ReconcileDag)]
 
 with DAG("nightly", schedule=None, default_args={"retries": 0}) as nightly:
-    LoopTaskGroup(SPEC, stages=["ingest", "validate", "score", "monitor", "trigger", "train"], group_id="rail")
+    LoopTaskGroup(SPEC, stages=["ingest", "validate", "score", "monitor", "trigger", "train"])
 """
 
 
@@ -106,12 +106,12 @@ def test_stages_stand_in_a_dag_of_ones_own(project: Project, dags: dict[str, Any
     project.land_schedules(MONTHS[2])
     ran = run_dag(dags["nightly"])
     assert ran.tasks == {
-        "rail.ingest": "success",
-        "rail.validate": "success",
-        "rail.score": "success",
-        "rail.monitor": "success",
-        "rail.trigger": "skipped",
-        "rail.train": "skipped",
+        "rail_delays.ingest": "success",
+        "rail_delays.validate": "success",
+        "rail_delays.score": "success",
+        "rail_delays.monitor": "success",
+        "rail_delays.trigger": "skipped",
+        "rail_delays.train": "skipped",
     }
 
 
