@@ -14,22 +14,22 @@ from kaizen_airflow.triggers.landing import LandingTrigger
 
 def data_asset(loop: str) -> Asset:
     """Rung by validate: partitions have their verdict. ``loop`` is ``project/loop``, here as in all functions below."""
-    return _asset(loop, "data")
+    return loop_asset(loop, "data")
 
 
 def scores_asset(loop: str) -> Asset:
     """Rung by score: whatever could be scored is."""
-    return _asset(loop, "scores")
+    return loop_asset(loop, "scores")
 
 
 def retrain_asset(loop: str) -> Asset:
     """Rung by trigger: a decision to retrain is open."""
-    return _asset(loop, "retrain")
+    return loop_asset(loop, "retrain")
 
 
 def champion_asset(loop: str) -> Asset:
     """Rung by deploy: another champion serves. What a team's own DAGs wait for."""
-    return _asset(loop, "champion")
+    return loop_asset(loop, "champion")
 
 
 def landing_asset(loop: str, spec: str, env: str, poll: float) -> Asset:
@@ -39,8 +39,9 @@ def landing_asset(loop: str, spec: str, env: str, poll: float) -> Asset:
         spec, env: the loop's spec, and the overlay on it. poll: seconds between two looks.
     """
     trigger = LandingTrigger(spec=spec, env=env, poll=poll)
-    return _asset(loop, "landing", [AssetWatcher(name=f"kaizen {loop} landing", trigger=trigger)])
+    return loop_asset(loop, "landing", [AssetWatcher(name=f"kaizen {loop} landing", trigger=trigger)])
 
 
-def _asset(loop: str, what: str, watchers: list[AssetWatcher] | None = None) -> Asset:
+def loop_asset(loop: str, what: str, watchers: list[AssetWatcher] | None = None) -> Asset:
+    """The asset of a loop that the functions above name ``what``."""
     return Asset(name=f"kaizen/{loop}/{what}", uri=f"x-kaizen://{loop}/{what}", group="kaizen", watchers=watchers or [])

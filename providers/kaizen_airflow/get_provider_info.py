@@ -14,9 +14,6 @@ def get_provider_info() -> dict[str, Any]:
         "name": "Kaizen",
         "description": "The machine-learning loop: ingest, validate, train, evaluate, promote, deploy, score, monitor, "
         "trigger.",
-        "integrations": [
-            {"integration-name": "Kaizen", "external-doc-url": "https://kaizen-mlops.invalid", "tags": ["software"]}
-        ],
         "operators": [
             {
                 "integration-name": "Kaizen",

@@ -18,7 +18,7 @@ pytest.importorskip("airflow", reason="apache-airflow is not installed: pip inst
 from tests.airflow_home import PROJECTS, asset_events, load_dags, make_database, run_dag
 from tests.loops import MONTHS, Project, make_loop
 
-from kaizen.errors import DataRefused, RegistryError, UsageError
+from kaizen.errors import DataRefused, LedgerError, RegistryError, UsageError
 from kaizen.ledger import open_ledger
 
 FILE = """
@@ -184,6 +184,10 @@ def test_workers_on_many_hosts_refuse_a_ledger_in_a_file(monkeypatch: pytest.Mon
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
     with pytest.raises(UsageError, match="KZ241"):
         KaizenHook().run_stage("score", "rail/kaizen.yml", "local", Order(), actor="test")
+    # The spec itself may name one that every host reaches; then it is asked, and nobody answers here.
+    project.write_spec({"environment": {"ledger": "postgresql://loop@127.0.0.1:1/ledger"}}, env="many")
+    with pytest.raises(LedgerError, match="KZ506"):
+        KaizenHook().run_stage("score", "rail/kaizen.yml", "many", Order(), actor="test")
 
 
 def test_what_cannot_pass_is_not_retried() -> None:

@@ -13,8 +13,9 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
 from kaizen.errors import UsageError
+from kaizen.loop import open_loop, roots
 from kaizen.snapshot import read_snapshot
-from kaizen.spec import EnvironmentSpec
+from kaizen.spec import EnvironmentSpec, load_spec
 from kaizen.stages import Order, StageResult, run_stage, run_stage_elsewhere
 from kaizen_airflow.settings import spec_path
 
@@ -72,10 +73,8 @@ class KaizenHook(BaseHook):
         """
         path, environment = spec_path(spec), self.get_conn()
         place = read_snapshot(path, env).place
-        _refuse_local_ledger(environment)
+        _refuse_local_ledger(path, env, environment)
         if place["mode"] != "python":
-            from kaizen.loop import open_loop
-
             with open_loop(path, env=env, environment=environment, actor=actor) as loop:
                 return run_stage(loop, stage, order)
         variables = {**_handed_on(), **_as_variables(environment), "KAIZEN_ACTOR": actor}
@@ -104,17 +103,19 @@ def _handed_on() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("AIRFLOW")}
 
 
-def _refuse_local_ledger(environment: EnvironmentSpec) -> None:
+def _refuse_local_ledger(path: Path, env: str, environment: EnvironmentSpec) -> None:
     """One ledger per environment: a file on a worker's own disk is not one for workers on many hosts."""
     executor = conf.get("core", "executor", fallback="LocalExecutor")
-    ledger = environment.ledger or os.environ.get("KAIZEN_LEDGER_URL", "")
-    if "LocalExecutor" in executor or (ledger and not ledger.startswith("sqlite")):
+    if "LocalExecutor" in executor:
+        return
+    ledger = roots(load_spec(path, env), path, environment=environment)[1]
+    if ledger.startswith("postgresql"):
         return
     raise UsageError(
         "KZ241",
         "a ledger in a file cannot serve workers on several hosts",
-        where="connection of type kaizen, or KAIZEN_LEDGER_URL",
-        value=f"{ledger.partition(':')[0] or 'no ledger named'} with {executor}",
+        where="connection of type kaizen, KAIZEN_LEDGER_URL, or environment.ledger of the spec",
+        value=f"{ledger.partition(':')[0]} with {executor}",
         limit="postgresql://... with any executor but the LocalExecutor",
         action="put the ledger into PostgreSQL and name it in the connection",
     )

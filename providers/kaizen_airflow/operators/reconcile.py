@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kaizen_airflow.assets import loop_asset
 from kaizen_airflow.operators.stage import StageOperator
 
 if TYPE_CHECKING:
@@ -23,11 +24,8 @@ class ReconcileOperator(StageOperator):
 
     def ring(self, context: Context, value: dict[str, Any]) -> None:
         """Add the assets of the stages that have work waiting."""
-        from airflow.sdk import Asset
-
         due = self.result.due if self.result else ()
         for alias in self.outlets:
             loop = alias.name.removeprefix("kaizen/").removesuffix("/reconcile")
             for what in dict.fromkeys(BELLS[stage] for stage in due):
-                asset = Asset(name=f"kaizen/{loop}/{what}", uri=f"x-kaizen://{loop}/{what}", group="kaizen")
-                context["outlet_events"][alias].add(asset, extra=value)
+                context["outlet_events"][alias].add(loop_asset(loop, what), extra=value)

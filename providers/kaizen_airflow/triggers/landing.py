@@ -32,7 +32,8 @@ class LandingTrigger(BaseEventTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Where the triggerer finds this class, and its arguments."""
-        return ("kaizen_airflow.triggers.landing.LandingTrigger", vars_of(self))
+        arguments = {"spec": self.spec, "env": self.env, "poll": self.poll}
+        return ("kaizen_airflow.triggers.landing.LandingTrigger", arguments)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event per change that has come to rest."""
@@ -56,8 +57,3 @@ class LandingTrigger(BaseEventTrigger):
         except (KaizenError, OSError) as error:
             self.log.warning("kaizen cannot look for files: %s", error)
             return frozenset()
-
-
-def vars_of(trigger: LandingTrigger) -> dict[str, Any]:
-    """A trigger's arguments by name."""
-    return {"spec": trigger.spec, "env": trigger.env, "poll": trigger.poll}
