@@ -5,20 +5,16 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 Json = dict[str, Any]
-Progress = Callable[[Mapping[str, int]], None]
 
 _PAGE = 100  # [api] maximum_page_limit: Airflow silently returns no more than this
 _ACTIVE = ("queued", "running")
 _LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 120.0
-# The scheduler turns an asset event into a run in one of its next loops; until then nothing is active.
-_EVENT_SETTLES_SECONDS = 1.5
 
 
 class AirflowError(Exception):
@@ -134,40 +130,33 @@ class AirflowClient:
                 raise AirflowTimeout(f"no DAG file defines {', '.join(sorted(missing))} after {timeout:g} s")
             time.sleep(_LOOK_SECONDS)
 
-    def wait_idle(self, timeout: float, min_runs: int | None = None, progress: Progress | None = None) -> None:
-        """Return when no run is queued or running, and at least `min_runs` exist.
+    def wait_idle(self, timeout: float) -> None:
+        """Return when no run is queued or running, and no asset event waits to become one.
 
-        Idle means: the same in two looks, with no asset event so young that the scheduler may still make a run of it.
-        `progress` gets the number of runs per state at every look. Raises `AirflowTimeout` with the open runs and
-        the states of their tasks. A run of a paused DAG stays queued: unpause it, or nothing ever is idle.
+        Raises `AirflowTimeout` with the open runs and the states of their tasks. A run of a paused DAG stays queued:
+        unpause it, or nothing ever is idle.
         """
         deadline = time.monotonic() + timeout
-        before = None
-        while True:
-            now = self._states()
-            if progress:
-                progress(now)
-            active = any(now[state] for state in _ACTIVE)
-            if not active and now == before and now.total() >= (min_runs or 0) and self._events_are_settled():
-                return
+        while not self._is_idle():
             if time.monotonic() > deadline:
-                raise AirflowTimeout(self._why_not_idle(timeout, now, min_runs))
-            before = now
+                raise AirflowTimeout(self._why_not_idle(timeout))
             time.sleep(_LOOK_SECONDS)
 
-    def _states(self) -> Counter[str]:
-        """Number of runs per state. Only totals are asked for: a look stays cheap when there are thousands of runs."""
-        return Counter({state: self.count_runs(states=[state]) for state in (*_ACTIVE, "success", "failed")})
+    def _is_idle(self) -> bool:
+        # An event becomes a run between two looks, and a run may leave an event: neither may slip through.
+        before = self.count_runs()
+        if self.count_runs(states=_ACTIVE) or self._has_queued_events():
+            return False
+        return not self.count_runs(states=_ACTIVE) and self.count_runs() == before
 
-    def _events_are_settled(self) -> bool:
-        events = self.api("GET", "/assets/events?limit=1&order_by=-timestamp")["asset_events"]
-        settled = datetime.now(UTC) - timedelta(seconds=_EVENT_SETTLES_SECONDS)
-        return all(datetime.fromisoformat(event["timestamp"]) < settled for event in events)
+    def _has_queued_events(self) -> bool:
+        ids = [asset["id"] for asset in self._pages("/assets", "assets")]
+        return any(self.api("GET", f"/assets/{each}/queuedEvents")["total_entries"] for each in ids)
 
-    def _why_not_idle(self, timeout: float, states: Mapping[str, int], min_runs: int | None) -> str:
-        counts = ", ".join(f"{count} {state}" for state, count in states.items() if count) or "none"
-        lines = [f"Airflow is not idle after {timeout:g} s; DAG runs: {counts}; at least {min_runs or 0} expected"]
-        for run in self.dag_runs(states=_ACTIVE)[:20]:
+    def _why_not_idle(self, timeout: float) -> str:
+        runs = self.dag_runs(states=_ACTIVE)
+        lines = [f"Airflow is not idle after {timeout:g} s; {len(runs)} DAG runs are queued or running"]
+        for run in runs[:20]:
             tasks = self.task_instances(run["dag_id"], run["dag_run_id"])
             told = ", ".join(f"{task['task_id']}={task['state']}" for task in tasks)
             lines.append(f"  {run['dag_id']} {run['dag_run_id']} {run['state']}: {told}")

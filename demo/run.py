@@ -26,13 +26,13 @@ from demo.airflow_service import AirflowService, sigterm_exits
 from kaizen import report
 from kaizen.adapters.history import History, land, read_history
 from kaizen.backtest import Replay, replay
-from kaizen.ledger import Ledger
-from kaizen.loop import open_loop
+from kaizen.loop import Loop, open_loop
 from kaizen.publish import publish_json, publish_text
 from kaizen.records import Promotion
 from kaizen.review import differences, review, summarise
 from kaizen.snapshot import write_snapshot
 from kaizen.spec import Spec, load_spec
+from kaizen.stages import STAGES, due
 
 ROOT = Path(__file__).resolve().parents[1]
 DAGS = {kind: f"nyc.flights_{kind}" for kind in ("ingest", "scoring", "monitoring", "training", "reconcile")}
@@ -156,36 +156,32 @@ def _live_through(airflow: AirflowService, spec: Spec, spec_file: Path, history:
     outcomes = [n for n, t in tables if t.role == "labels"]
     land(landing, [n for n, t in tables if t.partition is None], history)
     with open_loop(spec_file, env="local") as loop:
-        ledger = loop.ledger
         for month in sorted(history[spec.main]):
             began, before = time.monotonic(), airflow.count_runs()
             land(landing, rows, history, month)
-            _wait_for(ledger, spec.loop, f"validation/{spec.main}/{month}")
-            if ledger.head(spec.loop, "champion"):
-                # Outcomes may only come when the month has been predicted.
-                _wait_for(ledger, spec.loop, f"score/{month}")
+            # Outcomes may only come when the month has been predicted.
+            _wait_until_done(airflow, loop, {"ingest", "validate", "score"})
             land(landing, outcomes, history, month)
-            for table in outcomes:
-                _wait_for(ledger, spec.loop, f"validation/{table}/{month}")
-            airflow.wait_idle(PATIENCE)
+            _wait_until_done(airflow, loop, {*STAGES})
             runs, seconds = airflow.count_runs() - before, time.monotonic() - began
-            _say(f"{month}  {runs} DAG runs in {seconds:.1f} s; {_champion(ledger, spec.loop)}")
-            if failed := airflow.dag_runs(states=["failed"]):
-                raise SystemExit(_why_failed(airflow, failed[0]))
+            _say(f"{month}  {runs} DAG runs in {seconds:.1f} s; {_champion(loop)}")
+    airflow.wait_idle(PATIENCE)
 
 
-def _wait_for(ledger: Ledger, loop: str, subject: str) -> None:
-    """Wait until Airflow has left a record of ``subject``."""
+def _wait_until_done(airflow: AirflowService, loop: Loop, stages: set[str]) -> None:
+    """Wait until Airflow has done all that is due of some stages; SystemExit if a run fails, or after PATIENCE."""
     deadline = time.monotonic() + PATIENCE
-    while ledger.head(loop, subject) is None:
+    while waiting := stages.intersection(due(loop)):
+        if failed := airflow.dag_runs(states=["failed"]):
+            raise SystemExit(_why_failed(airflow, failed[0]))
         if time.monotonic() > deadline:
-            raise SystemExit(f"nothing about {subject} within {PATIENCE:.0f} s of its landing")
+            raise SystemExit(f"still due {PATIENCE:.0f} s after the last landing: {', '.join(sorted(waiting))}")
         time.sleep(0.2)
 
 
-def _champion(ledger: Ledger, loop: str) -> str:
-    head = ledger.head(loop, "champion")
-    return f"champion {Promotion.from_json(head.payload).champion}" if head else "no champion yet"
+def _champion(loop: Loop) -> str:
+    promotion = loop.head(Promotion, "champion")
+    return f"champion {promotion.champion}" if promotion else "no champion yet"
 
 
 def _why_failed(airflow: AirflowService, run: dict[str, Any]) -> str:

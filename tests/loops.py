@@ -330,6 +330,8 @@ _PRELOADED = (
     "great_expectations",
     "mlflow.models",
     "mlflow.sklearn",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
     "psycopg",
     "pyarrow.parquet",
     "sklearn.ensemble",
@@ -460,6 +462,8 @@ def serve(listener: int) -> None:
     """Import once, then fork a process per connection."""
     for name in _PRELOADED:
         import_module(name)
+    # MLflow looks through all installed files when a process saves its first model.
+    import_module("mlflow.utils.requirements_utils").warn_dependency_requirement_mismatches(["mlflow"])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     server = socket.socket(fileno=listener)
     while True:

@@ -34,7 +34,7 @@ from kaizen.records import (
 from kaizen.review import brief
 from kaizen.score import score, unscored
 from kaizen.train import train, training_set
-from kaizen.trigger import open_decision, trigger, turn_id
+from kaizen.trigger import open_decision, trigger, turn_id, undecided
 from kaizen.turn import close, preflight
 from kaizen.validate import unvalidated, validate
 
@@ -227,12 +227,13 @@ STAGES: dict[str, Callable[[Loop, Order], StageResult]] = {
 
 
 def due(loop: Loop) -> tuple[str, ...]:
-    """Stages whose work is waiting: as the ledger tells, and the files that have landed."""
+    """Stages whose work is waiting: as the ledger, the clock and the files that have landed tell."""
     waiting = {
         "ingest": has_landed(loop),
         "validate": any(True for _ in unvalidated(loop)),
         "score": bool(unscored(loop)),
         "monitor": any(True for _ in unjudged(loop)),
+        "trigger": undecided(loop),
         "train": open_decision(loop) is not None,
     }
     return tuple(stage for stage, is_due in waiting.items() if is_due)

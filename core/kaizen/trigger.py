@@ -132,8 +132,7 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
     if pending:
         return pending
     decision = decide(situation(loop, wish), loop.spec.retrain)
-    # The same answer to the same facts is not decided again, whenever it is asked for.
-    key = digest([decision.partition, decision.health, decision.causes, decision.suppressed, decision.generation, wish])
+    key = _key(decision, wish)
     if found := loop.find(TriggerDecision, key):
         return found
     if wish and not decision.retrain:
@@ -151,6 +150,21 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
     fault_point("trigger.before_append")
     loop.append("trigger", decision, key)
     return decision
+
+
+def _key(decision: TriggerDecision, wish: str) -> str:
+    """The same answer to the same facts is not decided again, whenever it is asked for."""
+    return digest(
+        [decision.partition, decision.health, decision.causes, decision.suppressed, decision.generation, wish]
+    )
+
+
+def undecided(loop: Loop) -> bool:
+    """Whether ``trigger`` would decide something new now: facts have come, or time has passed that a rule waits for."""
+    if open_decision(loop):
+        return False
+    decision = decide(situation(loop), loop.spec.retrain)
+    return bool(decision.partition) and loop.find(TriggerDecision, _key(decision, "")) is None
 
 
 def open_decision(loop: Loop) -> TriggerDecision | None:
@@ -172,7 +186,7 @@ def _looked_at(loop: Loop) -> list[str]:
     return [p for p in loop.labelled() if p not in scored or judgement(loop, scored[p], labelled=True)]
 
 
-def situation(loop: Loop, wish: str) -> Situation:
+def situation(loop: Loop, wish: str = "") -> Situation:
     """The facts for ``decide``, folded from the ledger."""
     labelled = _looked_at(loop)
     reports = [r for r in loop.heads(HealthReport, "health/").values() if r.partition in labelled]

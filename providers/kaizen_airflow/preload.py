@@ -37,6 +37,7 @@ MODULES = (
     "skops.io",
     "mlflow.models",
     "mlflow.sklearn",
+    "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "great_expectations",
     "dvc.repo",
@@ -86,6 +87,7 @@ def preload(modules: Sequence[str] | None = None) -> Preloaded:
     names = (*MODULES, *_adapters()) if modules is None else tuple(modules)
     with _process_left_alone():
         reasons = {name: _try_import(name) for name in names}
+        _list_installed_files()
     missing = {name: reason for name, reason in reasons.items() if reason}
     return Preloaded(tuple(name for name in names if name not in missing), missing, time.monotonic() - began)
 
@@ -135,6 +137,12 @@ def _try_import(name: str) -> str:
     except Exception as error:  # noqa: BLE001 -- the scheduler goes on, whatever a broken installation raises
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _list_installed_files() -> None:
+    # MLflow reads the files of every installed distribution when a process saves its first model, and keeps the list.
+    if utils := sys.modules.get("mlflow.utils.requirements_utils"):
+        utils.warn_dependency_requirement_mismatches(["mlflow"])
 
 
 @contextmanager

@@ -86,8 +86,9 @@ def test_months_in_a_pause_and_after_it_lead_to_the_records_of_kaizen_turn(loop)
     assert loop.outcomes() == {"success"}
     assert loop.tries() == {}
     assert loop.references.states["march"]["registry"]["aliases"] == {"rail.delays": {"champion": 2}}
-    # The first decision, and the one because of decay; nobody was rung for anything else.
-    assert len(loop.runs("training")) == 2
+    # The first decision, and the one because of decay; whoever is rung for them again finds them carried out.
+    trained = [run for run in loop.runs("training") if loop.tasks("training", run)["train"]["state"] == "success"]
+    assert len(trained) == 2
 
 
 def test_a_task_killed_in_each_stage_is_tried_again_and_nothing_is_doubled(loop):

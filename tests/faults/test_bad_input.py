@@ -170,6 +170,8 @@ CASES = {
 def project(processes, tmp_path_factory):
     """A loop saved twice: ``fresh``, two months delivered and not seen; ``running``, when all is done with them."""
     project = make_loop(tmp_path_factory.mktemp("bad") / "project")
+    # Databases and data repository are there.
+    assert processes.kaizen("turn", project.spec).code == 0
     for month in MONTHS[:2]:
         project.land_month(month)
     project.save("fresh")

@@ -18,6 +18,7 @@ pytest.importorskip("airflow", reason="apache-airflow is not installed: pip inst
 from tests.airflow_home import PROJECTS, asset_events, load_dags, make_database, run_dag
 from tests.loops import MONTHS, Project, make_loop
 
+from kaizen.cli import main
 from kaizen.errors import DataRefused, LedgerError, RegistryError, UsageError
 from kaizen.ledger import open_ledger
 
@@ -117,12 +118,20 @@ def test_stages_stand_in_a_dag_of_ones_own(project: Project, dags: dict[str, Any
 
 def test_reconcile_rings_for_work_that_waits(project: Project, dags: dict[str, Any]) -> None:
     project.land_outcomes(MONTHS[2])
-    before = len(asset_events("kaizen/rail/delays/"))
     assert run_dag(dags["rail.delays_ingest"]).state == "success"
     # Nobody has heard the data's bell: the monitor has yet to look at March by its labels.
+    assert rung_by_reconcile(dags) == ["scores"]
+    # It looks, and the task after it dies: a decision is due.
+    assert main(["stage", "monitor", str(project.spec)]) == 0
+    assert rung_by_reconcile(dags) == ["scores"]
+    assert main(["stage", "trigger", str(project.spec)]) == 0
+    assert rung_by_reconcile(dags) == ["retrain"]
+
+
+def rung_by_reconcile(dags: dict[str, Any]) -> list[str]:
+    before = len(asset_events("kaizen/rail/delays/"))
     assert run_dag(dags["rail.delays_reconcile"]).state == "success"
-    names = [name.rpartition("/")[2] for name, _ in asset_events("kaizen/rail/delays/")[before:]]
-    assert names == ["data", "scores"]
+    return [name.rpartition("/")[2] for name, _ in asset_events("kaizen/rail/delays/")[before:]]
 
 
 def test_the_report_lies_where_the_api_server_shows_it(dags: dict[str, Any]) -> None:

@@ -10,7 +10,14 @@ from kaizen_airflow.operators.stage import StageOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-BELLS = {"ingest": "landing", "validate": "landing", "score": "data", "monitor": "scores", "train": "retrain"}
+BELLS = {
+    "ingest": "landing",
+    "validate": "landing",
+    "score": "data",
+    "monitor": "scores",
+    "trigger": "scores",
+    "train": "retrain",
+}
 """Stages whose work may wait, and the asset that wakes them."""
 
 
