@@ -129,7 +129,7 @@ dags = [kind(**which, dag_id=name + {suffix!r}) for name, kind in (
 
 # In this process: `make test` does the same on a real Airflow, with the loop of tests/loops.py.
 @pytest.mark.parametrize(
-    "place", [pytest.param("", id="in_process", marks=pytest.mark.soak), pytest.param(ELSEWHERE, id="python")]
+    "place", [pytest.param("", id="in_process"), pytest.param(ELSEWHERE, id="python", marks=pytest.mark.soak)]
 )
 def test_dag_runs_in_any_place_leave_the_same_records(
     told: Facts, starter: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
