@@ -163,9 +163,9 @@ def _live_through(airflow: AirflowService, spec: Spec, spec_file: Path, history:
             _wait_until_done(airflow, loop, {"ingest", "validate", "score"})
             land(landing, outcomes, history, month)
             _wait_until_done(airflow, loop, {*STAGES})
+            airflow.wait_idle(PATIENCE)
             runs, seconds = airflow.count_runs() - before, time.monotonic() - began
             _say(f"{month}  {runs} DAG runs in {seconds:.1f} s; {_champion(loop)}")
-    airflow.wait_idle(PATIENCE)
 
 
 def _wait_until_done(airflow: AirflowService, loop: Loop, stages: set[str]) -> None:
