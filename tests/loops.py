@@ -462,8 +462,9 @@ def serve(listener: int) -> None:
     """Import once, then fork a process per connection."""
     for name in _PRELOADED:
         import_module(name)
-    # MLflow looks through all installed files when a process saves its first model.
+    # Who trains or saves a model reads the metadata of every installed distribution, once per process.
     import_module("mlflow.utils.requirements_utils").warn_dependency_requirement_mismatches(["mlflow"])
+    import_module("kaizen.adapters.place").installed_packages()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     server = socket.socket(fileno=listener)
     while True:

@@ -6,7 +6,7 @@ late finds more; a retried one finds its own records. Nothing but the words need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -226,17 +226,22 @@ STAGES: dict[str, Callable[[Loop, Order], StageResult]] = {
 """The nine stages, and reconcile, which looks after what killed processes and lost messages left."""
 
 
-def due(loop: Loop) -> tuple[str, ...]:
-    """Stages whose work is waiting: as the ledger, the clock and the files that have landed tell."""
-    waiting = {
-        "ingest": has_landed(loop),
-        "validate": any(True for _ in unvalidated(loop)),
-        "score": bool(unscored(loop)),
-        "monitor": any(True for _ in unjudged(loop)),
-        "trigger": undecided(loop),
-        "train": open_decision(loop) is not None,
-    }
-    return tuple(stage for stage, is_due in waiting.items() if is_due)
+_WAITING: dict[str, Callable[[Loop], bool]] = {
+    "ingest": has_landed,
+    "validate": lambda loop: any(True for _ in unvalidated(loop)),
+    "score": lambda loop: bool(unscored(loop)),
+    "monitor": lambda loop: any(True for _ in unjudged(loop)),
+    "trigger": undecided,
+    "train": lambda loop: open_decision(loop) is not None,
+}
+
+
+def due(loop: Loop, stages: Collection[str] = tuple(_WAITING)) -> tuple[str, ...]:
+    """Those of ``stages`` whose work is waiting: as the ledger, the clock and the files that have landed tell.
+
+    The files cost most: ``ingest`` reads them all.
+    """
+    return tuple(stage for stage, waits in _WAITING.items() if stage in stages and waits(loop))
 
 
 def _candidate(loop: Loop, turn: str) -> tuple[TrainingSet, TrainedModel]:

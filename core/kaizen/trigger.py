@@ -132,7 +132,8 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
     if pending:
         return pending
     decision = decide(situation(loop, wish), loop.spec.retrain)
-    key = _key(decision, wish)
+    # The same answer to the same facts is not decided again, whenever it is asked for.
+    key = digest([decision.partition, decision.health, decision.causes, decision.suppressed, decision.generation, wish])
     if found := loop.find(TriggerDecision, key):
         return found
     if wish and not decision.retrain:
@@ -152,19 +153,15 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
     return decision
 
 
-def _key(decision: TriggerDecision, wish: str) -> str:
-    """The same answer to the same facts is not decided again, whenever it is asked for."""
-    return digest(
-        [decision.partition, decision.health, decision.causes, decision.suppressed, decision.generation, wish]
-    )
-
-
 def undecided(loop: Loop) -> bool:
-    """Whether ``trigger`` would decide something new now: facts have come, or time has passed that a rule waits for."""
+    """Whether ``trigger`` has something to say: about a partition that nothing was decided on yet, or to retrain now.
+
+    Another reason not to retrain is told to whoever asks; nobody needs to.
+    """
     if open_decision(loop):
         return False
     decision = decide(situation(loop), loop.spec.retrain)
-    return bool(decision.partition) and loop.find(TriggerDecision, _key(decision, "")) is None
+    return decision.retrain or decision.partition not in {"", *(d.partition for d in _decisions(loop))}
 
 
 def open_decision(loop: Loop) -> TriggerDecision | None:
@@ -186,15 +183,17 @@ def _looked_at(loop: Loop) -> list[str]:
     return [p for p in loop.labelled() if p not in scored or judgement(loop, scored[p], labelled=True)]
 
 
+def _decisions(loop: Loop) -> list[TriggerDecision]:
+    """All that was decided, oldest first."""
+    events = loop.ledger.events(loop.name, subject="trigger", kind="TriggerDecision")
+    return [TriggerDecision.from_json(event.payload) for event in events]
+
+
 def situation(loop: Loop, wish: str = "") -> Situation:
     """The facts for ``decide``, folded from the ledger."""
     labelled = _looked_at(loop)
     reports = [r for r in loop.heads(HealthReport, "health/").values() if r.partition in labelled]
-    past = [
-        TriggerDecision.from_json(e.payload)
-        for e in loop.ledger.events(loop.name, subject="trigger", kind="TriggerDecision")
-    ]
-    retrains = [d for d in past if d.retrain]
+    retrains = [d for d in _decisions(loop) if d.retrain]
     newest = labelled[-1] if labelled else ""
     champion = loop.champion()
     return Situation(

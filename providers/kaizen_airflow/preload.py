@@ -87,7 +87,7 @@ def preload(modules: Sequence[str] | None = None) -> Preloaded:
     names = (*MODULES, *_adapters()) if modules is None else tuple(modules)
     with _process_left_alone():
         reasons = {name: _try_import(name) for name in names}
-        _list_installed_files()
+        _read_installation()
     missing = {name: reason for name, reason in reasons.items() if reason}
     return Preloaded(tuple(name for name in names if name not in missing), missing, time.monotonic() - began)
 
@@ -139,10 +139,12 @@ def _try_import(name: str) -> str:
     return ""
 
 
-def _list_installed_files() -> None:
-    # MLflow reads the files of every installed distribution when a process saves its first model, and keeps the list.
+def _read_installation() -> None:
+    # Who trains or saves a model reads the metadata of every installed distribution, once per process.
     if utils := sys.modules.get("mlflow.utils.requirements_utils"):
         utils.warn_dependency_requirement_mismatches(["mlflow"])
+    if place := sys.modules.get("kaizen.adapters.place"):
+        place.installed_packages()
 
 
 @contextmanager

@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from pathlib import Path
 
-SKIPS = {
-    "mark": '@pytest.mark.skip(reason="no GPU here")\ndef test_it(): ...',
-    "condition": '@pytest.mark.skipif(True, reason="no GPU here")\ndef test_it(): ...',
-    "call": 'def test_it(): pytest.skip("no GPU here")',
-    "fixture": '@pytest.fixture\ndef gpu(): pytest.skip("no GPU here")\ndef test_it(gpu): ...',
-    "module": 'pytest.skip("no GPU here", allow_module_level=True)',
-    "import": 'pytest.importorskip("nowhere", reason="no GPU here")\ndef test_it(): ...',
-}
+SKIPS = (
+    '@pytest.mark.skip(reason="no GPU here")\ndef test_it(): ...',
+    '@pytest.mark.skipif(True, reason="no GPU here")\ndef test_it(): ...',
+    'def test_it(): pytest.skip("no GPU here")',
+    '@pytest.fixture\ndef gpu(): pytest.skip("no GPU here")\ndef test_it(gpu): ...',
+    'pytest.skip("no GPU here", allow_module_level=True)',
+    'pytest.importorskip("nowhere", reason="no GPU here")\ndef test_it(): ...',
+)
 
 
-def run_suite(root: Path, folder: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """pytest over one test file under our conftest."""
+def run_suite(root: Path, folder: Path, *texts: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """pytest over a test file of each text, under our conftest."""
     shutil.copy(root / "tests" / "conftest.py", folder)
-    (folder / "test_it.py").write_text(f"import os, pathlib, sys\nimport pytest\n\n{text}\n")
+    for number, text in enumerate(texts):
+        (folder / f"test_{number}.py").write_text(f"import os, pathlib, sys\nimport pytest\n\n{text}\n")
+    options = ["-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--rootdir", str(folder)]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)],
+        [sys.executable, "-m", "pytest", *options, str(folder)],
         env={**os.environ, "KAIZEN_NO_SKIPS": "0", **environment},
         capture_output=True,
         text=True,
     )
 
 
-@pytest.mark.parametrize("how", SKIPS)
-def test_where_no_skip_is_allowed_a_skip_fails_with_its_reason(root: Path, tmp_path: Path, how: str) -> None:
-    assert run_suite(root, tmp_path, SKIPS[how]).returncode in (0, 5)
-    strict = run_suite(root, tmp_path, SKIPS[how], KAIZEN_NO_SKIPS="1")
+def test_where_no_skip_is_allowed_each_skip_fails_with_its_reason(root: Path, tmp_path: Path) -> None:
+    lenient = run_suite(root, tmp_path, *SKIPS)
+    assert lenient.returncode in (0, 5)
+    assert lenient.stdout.splitlines()[-1].strip("= ").startswith(f"{len(SKIPS)} skipped")
+    strict = run_suite(root, tmp_path, *SKIPS, KAIZEN_NO_SKIPS="1")
     assert strict.returncode not in (0, 5)
-    assert "KAIZEN_NO_SKIPS=1 allows no skip" in strict.stdout
-    assert "no GPU here" in strict.stdout
+    reasons = re.findall(r"^KAIZEN_NO_SKIPS=1 allows no skip\. Skipped: no GPU here$", strict.stdout, re.MULTILINE)
+    assert len(reasons) == len(SKIPS)
+    named = re.findall(r"^(?:FAILED|ERROR) test_(\d)\.py", strict.stdout, re.MULTILINE)
+    assert sorted(map(int, named)) == list(range(len(SKIPS)))
 
 
 def test_an_expected_failure_is_no_skip(root: Path, tmp_path: Path) -> None:

@@ -316,11 +316,11 @@ def _parity(predictions: np.ndarray) -> str:
 def _environment(project: Path) -> Environment:
     commit = _git(project, "rev-parse", "HEAD")
     dirty = bool(commit and _git(project, "status", "--porcelain"))
-    return Environment(platform.python_version(), _packages(), commit, dirty)
+    return Environment(platform.python_version(), installed_packages(), commit, dirty)
 
 
 @cache
-def _packages() -> str:
+def installed_packages() -> str:
     """Digest of what is installed; a process does not change its environment."""
     names = sorted(f"{d.metadata['Name']}=={d.version}".lower() for d in distributions())
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
