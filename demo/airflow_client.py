@@ -60,6 +60,10 @@ class AirflowClient:
                 raise
         return self._request(method, f"/api/v2{path}", body, self._log_in())
 
+    def page(self, path: str) -> str:
+        """Text of a page outside the API, as a person sees it who is logged in."""
+        return self._ask("GET", path, None, self._token or self._log_in()).decode()
+
     def health(self) -> Json:
         """State and last heartbeat by component; {} as long as the API server does not answer."""
         try:
@@ -105,6 +109,11 @@ class AirflowClient:
         run = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}"
         value = self.api("GET", f"{run}/taskInstances/{_quote(task_id)}/xcomEntries/{_quote(key)}")["value"]
         return json.loads(value) if isinstance(value, str) else value
+
+    def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        """Addresses behind the buttons on a task's page, by their names."""
+        run = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}"
+        return dict(self.api("GET", f"{run}/taskInstances/{_quote(task_id)}/links")["extra_link_entries"])
 
     def import_errors(self) -> dict[str, str]:
         """Why DAG files cannot be imported, by file; only what was parsed since this client exists."""
@@ -181,17 +190,19 @@ class AirflowClient:
         return self._token
 
     def _request(self, method: str, path: str, body: Json | None, token: str) -> Json:
+        return dict(json.loads(self._ask(method, path, body, token) or "null") or {})
+
+    def _ask(self, method: str, path: str, body: Json | None, token: str) -> bytes:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 - our own http URL
         try:
             with self._opener.open(request, timeout=_ANSWER_SECONDS) as answer:
-                text = answer.read()
+                return bytes(answer.read())
         except urllib.error.HTTPError as error:
             raise ApiRefused(method, path, error.code, error.read().decode(errors="replace")) from error
         except OSError as error:
             raise ApiRefused(method, path, 0, str(error)) from error
-        return dict(json.loads(text or "null") or {})
 
 
 def _quote(identifier: str) -> str:

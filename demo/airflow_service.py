@@ -100,15 +100,18 @@ class AirflowService(AirflowClient):
     ) -> None:
         self.stop()
 
-    def start(self, name: str) -> None:
-        """Start one component and return at once; see `wait_healthy`. Its output is appended to its log."""
+    def start(self, name: str, settings: Mapping[str, str] | None = None) -> None:
+        """Start one component and return at once; see `wait_healthy`. Its output is appended to its log.
+
+        `settings` are this process's own, and win over the service's.
+        """
         launch = ("-c", _LAUNCH) if name == "api-server" else ("-m", "airflow")
         self._started[name] = datetime.now(UTC)
         with self.log_file(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 (self._python, *launch, *_COMMANDS[name]),
                 cwd=self.home,
-                env=self._env,
+                env=self._env | _as_variables(settings or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -176,7 +179,7 @@ class AirflowService(AirflowClient):
             "api.secret_key": secrets.token_urlsafe(32),
             "api_auth.jwt_secret": secrets.token_urlsafe(48),
         }
-        variables = {f"AIRFLOW__{key.upper().replace('.', '__')}": text for key, text in {**known, **settings}.items()}
+        variables = _as_variables({**known, **settings})
         inherited = {key: text for key, text in os.environ.items() if not key.startswith("AIRFLOW_")}
         # Proxies of the environment must not get what the tasks tell the API server.
         proxies = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
@@ -305,6 +308,10 @@ def sigterm_exits() -> Iterator[None]:
 
 def _database_name() -> str:
     return f"airflow-{version('apache-airflow-core')}.db"
+
+
+def _as_variables(settings: Mapping[str, str]) -> dict[str, str]:
+    return {f"AIRFLOW__{key.upper().replace('.', '__')}": text for key, text in settings.items()}
 
 
 def _free_port() -> int:

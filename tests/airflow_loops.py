@@ -320,7 +320,7 @@ def _airflow(folder: Path, dags: Path, armed: Path, template: Path) -> AirflowSe
             # The tests say when.
             "dag_processor.min_file_process_interval": "3600",
             "kaizen.projects": str(folder / "projects"),
-            "kaizen.landing_poll": "0.5",
+            "kaizen.landing_poll": "0.2",
             "kaizen.preload": "True",
             # What died is noticed in seconds, not minutes.
             "scheduler.job_heartbeat_sec": "1",

@@ -89,6 +89,11 @@ def test_months_in_a_pause_and_after_it_lead_to_the_records_of_kaizen_turn(loop)
     # The first decision, and the one because of decay; whoever is rung for them again finds them carried out.
     trained = [run for run in loop.runs("training") if loop.tasks("training", run)["train"]["state"] == "success"]
     assert len(trained) == 2
+    # The button on a task's page, and the page behind it.
+    links = loop.airflow.links(loop.dag("monitoring"), loop.runs("monitoring")[-1]["dag_run_id"], "monitor")
+    path = "/kaizen/reports/rail.delays"
+    assert (links["Report"], links["MLflow run"] or "") == (f"{loop.airflow.url}{path}", "")
+    assert "Loop rail/delays" in loop.airflow.page(path)
 
 
 def test_a_task_killed_in_each_stage_is_tried_again_and_nothing_is_doubled(loop):
@@ -104,24 +109,6 @@ def test_a_task_killed_in_each_stage_is_tried_again_and_nothing_is_doubled(loop)
     assert_ends_as(loop, "march")
     assert loop.outcomes() == {"success"}
     assert loop.tries() == {stage: [2] for stage in STAGES}
-
-
-def test_a_scheduler_killed_in_each_stage_changes_nothing(loop):
-    """While a task is held in its stage; the task goes on beside the scheduler's successor."""
-    loop.begin("february")
-    for step, points in POINTS:
-        with loop.bell():
-            loop.arm(f"{points[0]}:hold")
-            step(MARCH)(loop.project)
-            for following in (*points[1:], ""):
-                loop.wait_held()
-                loop.airflow.kill("scheduler")
-                loop.airflow.start("scheduler")
-                if following:
-                    loop.arm(f"{following}:hold")
-                loop.release()
-    assert_ends_as(loop, "march")
-    assert loop.outcomes() == {"success"}
 
 
 @pytest.mark.soak
@@ -279,6 +266,27 @@ def test_what_is_refused_fails_at_once_and_the_loop_goes_on_when_it_is_mended(lo
     loop.airflow.wait_idle(PATIENCE)
     assert_ends_as(loop, "corrected")
     assert [run["state"] for run in loop.runs("training")] == ["success"]
+
+
+def test_a_scheduler_killed_in_each_stage_changes_nothing(loop):
+    """While a task is held in its stage; the task goes on beside the scheduler's successor.
+
+    The last one here: successors start fast, and preload nothing.
+    """
+    loop.begin("february")
+    for step, points in POINTS:
+        with loop.bell():
+            loop.arm(f"{points[0]}:hold")
+            step(MARCH)(loop.project)
+            for following in (*points[1:], ""):
+                loop.wait_held()
+                loop.airflow.kill("scheduler")
+                loop.airflow.start("scheduler", {"kaizen.preload": "False"})
+                if following:
+                    loop.arm(f"{following}:hold")
+                loop.release()
+    assert_ends_as(loop, "march")
+    assert loop.outcomes() == {"success"}
 
 
 def assert_one_after_the_other(runs):

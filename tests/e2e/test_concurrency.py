@@ -39,7 +39,8 @@ def processes():
         yield found
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+# `make test` runs sixteen promoters on either database without the loop around them: tests/contract/test_ledger.py.
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
 def ledger_url(request, tmp_path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'ledger.db'}"

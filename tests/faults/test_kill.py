@@ -22,7 +22,7 @@ SOURCES = [Path(kaizen.__file__).parents[2] / folder for folder in ("core", "ked
 # What a turn is killed in: the first one, a retraining that replaces the champion, one that is rolled back.
 FIRST, RETRAINING, ROLL_BACK = "first", "retraining", "roll back"
 
-# Point: the scenarios and at which pass. Only a place of its own passes bridge.before_result.
+# Point: the scenarios and at which pass; soak has all of both. Only a place of its own passes bridge.before_result.
 POINTS: dict[str, list[tuple[str, int]]] = {
     "ingest.while_reading": [(FIRST, 1)],
     "ingest.after_read": [(RETRAINING, 2)],
@@ -33,25 +33,25 @@ POINTS: dict[str, list[tuple[str, int]]] = {
     "data.commit.before_pointer": [(FIRST, 1)],
     "data.commit.before_git": [(RETRAINING, 1)],
     "data.commit.after_git": [(FIRST, 2)],
-    "publish.file.before_rename": [(FIRST, 1), (RETRAINING, 15)],
+    "publish.file.before_rename": [(RETRAINING, 15)],
     "publish.folder.before_manifest": [(FIRST, 1)],
     "publish.folder.before_rename": [(FIRST, 1)],
     "ledger.append.before_commit": [(FIRST, 12), (RETRAINING, 7)],
     "ledger.append.after_commit": [(FIRST, 12), (RETRAINING, 9)],
     "validate.before_append": [(FIRST, 3)],
     "trigger.before_append": [(RETRAINING, 1)],
-    "bridge.before_run": [(FIRST, 1), (FIRST, 2)],
-    "bridge.after_run": [(FIRST, 1), (FIRST, 2), (RETRAINING, 4)],
+    "bridge.before_run": [(FIRST, 2)],
+    "bridge.after_run": [(FIRST, 1), (RETRAINING, 4)],
     "bridge.before_result": [],
     "train.before_append": [(FIRST, 1)],
     "evaluate.before_append": [(RETRAINING, 1)],
     "promote.after_decision": [(RETRAINING, 1)],
     "promote.before_append": [(RETRAINING, 1), (ROLL_BACK, 2)],
     "promote.after_append": [(FIRST, 1), (ROLL_BACK, 2)],
-    "registry.log_stage.before_finish": [(FIRST, 1), (RETRAINING, 2)],
+    "registry.log_stage.before_finish": [(RETRAINING, 2)],
     "registry.register.before_version": [(FIRST, 1)],
     "registry.register.after_version": [(FIRST, 1)],
-    "registry.alias.before_set": [(RETRAINING, 1), (ROLL_BACK, 2)],
+    "registry.alias.before_set": [(ROLL_BACK, 2)],
     "deploy.before_append": [(ROLL_BACK, 1)],
     "turn.before_close": [(RETRAINING, 1)],
     "score.before_append": [(FIRST, 1)],
