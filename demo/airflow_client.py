@@ -113,7 +113,7 @@ class AirflowClient:
     def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
         """Addresses behind the buttons on a task's page, by their names."""
         run = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}"
-        return dict(self.api("GET", f"{run}/taskInstances/{_quote(task_id)}/links")["extra_link_entries"])
+        return dict(self.api("GET", f"{run}/taskInstances/{_quote(task_id)}/links")["extra_links"])
 
     def import_errors(self) -> dict[str, str]:
         """Why DAG files cannot be imported, by file; only what was parsed since this client exists."""
