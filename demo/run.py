@@ -48,6 +48,8 @@ def main() -> int:
     parser.add_argument(
         "--apart",
         metavar="PYTHON",
+        # Not resolved: the Python of a virtual environment is a link, and known by its own name.
+        type=lambda path: str(Path(path).absolute()),
         help="run Airflow by this Python, which needs only kaizen-mlops[airflow]; stages run by the present one",
     )
     parser.add_argument("--ui", action="store_true", help="leave Airflow running until Ctrl-C")
