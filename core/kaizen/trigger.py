@@ -154,14 +154,14 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
 
 
 def undecided(loop: Loop) -> bool:
-    """Whether ``trigger`` has something to say: about a partition that nothing was decided on yet, or to retrain now.
+    """Whether ``trigger`` has something to say: about a later partition than it has decided on, or to retrain now.
 
     Another reason not to retrain is told to whoever asks; nobody needs to.
     """
     if open_decision(loop):
         return False
     decision = decide(situation(loop), loop.spec.retrain)
-    return decision.retrain or decision.partition not in {"", *(d.partition for d in _decisions(loop))}
+    return decision.retrain or decision.partition > max((d.partition for d in _decisions(loop)), default="")
 
 
 def open_decision(loop: Loop) -> TriggerDecision | None:

@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -140,7 +140,13 @@ def _try_import(name: str) -> str:
 
 
 def _read_installation() -> None:
-    # Who trains or saves a model reads the metadata of every installed distribution, once per process.
+    # Who trains or saves a model reads the metadata of every installed distribution, once per process. What is broken
+    # there is for that task to tell: the scheduler goes on.
+    with suppress(Exception):
+        _read_metadata()
+
+
+def _read_metadata() -> None:
     if utils := sys.modules.get("mlflow.utils.requirements_utils"):
         utils.warn_dependency_requirement_mismatches(["mlflow"])
     if place := sys.modules.get("kaizen.adapters.place"):
