@@ -8,6 +8,7 @@ logs. A place has no ledger, registry or Airflow credentials: only the variables
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,13 +19,16 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from kaizen import codec
-from kaizen.errors import KaizenError, StageFailed
+from kaizen.canonical import file_digests
+from kaizen.containers import NO_SPACE, Caller
+from kaizen.errors import KaizenError, MissingDependency, StageFailed
 from kaizen.faults import fault_point
 from kaizen.publish import publish_json
 from kaizen.records import Window
@@ -32,6 +36,8 @@ from kaizen.spec import PlaceSpec
 
 PROTOCOL = 1
 REQUEST, RESULT, LOG = "request.json", "result.json", "log.txt"
+OUTPUT_FILES = ("model", "profile", "predictions")
+"""Outputs that are paths of files or folders below the request's folder."""
 PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 PASSED_ON_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "KAIZEN_FAULT", "CUDA_", "NVIDIA_")
 
@@ -66,7 +72,7 @@ class Request:
         spec: the compiled spec, for the environment ``env``. project: the folder whose code is imported.
         inputs: partitions. window: only rows with a time in it. labelled: only rows whose label is known.
         models: by role: ``candidate``, ``champion``. reference: path of the profile to bin by.
-        folder: where outputs and the result go.
+        folder: where outputs and the result go. turn: the turn that it belongs to.
     """
 
     stage: PlacedStage
@@ -78,11 +84,12 @@ class Request:
     window: Window
     models: dict[str, ModelFolder] = field(default_factory=dict)
     reference: str = ""
+    turn: str = ""
     protocol: int = PROTOCOL
 
 
-def run(request: Request, place: PlaceSpec) -> dict[str, Any]:
-    """Run one stage in ``place`` and return its outputs (JSON values; files lie in ``request.folder``).
+def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
+    """Run one stage in ``place`` and return its outputs (JSON values; files by their names in ``request.folder``).
 
     Raises:
         KaizenError: what the stage refused, with its own code; ``StageFailed`` KZ701 (user code raised), KZ702 (out of
@@ -93,6 +100,8 @@ def run(request: Request, place: PlaceSpec) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if place.mode == "in_process":
         outputs = perform(request)
+    elif place.mode == "docker":
+        outputs = _containers().run(request, place, caller)
     else:
         publish_json(folder / REQUEST, codec.encode(request))
         passed = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
@@ -100,6 +109,14 @@ def run(request: Request, place: PlaceSpec) -> dict[str, Any]:
         outputs = call(command, folder, passed, log=folder / LOG, timeout=place.timeout)
     fault_point("bridge.after_run")
     return outputs
+
+
+def _containers() -> ModuleType:
+    try:
+        from kaizen.adapters import docker_place
+    except ImportError:
+        raise MissingDependency("docker", "docker") from None
+    return docker_place
 
 
 def call(
@@ -226,6 +243,11 @@ def perform(request: Request) -> dict[str, Any]:
             action="give the place more memory, or train on less",
         ) from error
     except Exception as error:
+        for code, what, means, action in _CAUSES:
+            if means(error):
+                raise StageFailed(
+                    code, what, where=_last_frame(error), value=f"{error}"[:300], action=action
+                ) from error
         raise StageFailed(
             "KZ701",
             f"user code failed in {request.stage}",
@@ -234,6 +256,27 @@ def perform(request: Request) -> dict[str, Any]:
             limit="a stage that ends without an exception",
             action="correct the project's code at that line and retry",
         ) from error
+
+
+def _is_cuda_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
+
+
+def _is_lost_gpu(error: Exception) -> bool:
+    said = str(error)
+    return any(text in said for text in ("GPU is lost", "Failed to initialize NVML", "CUDA error: unknown error"))
+
+
+def _is_no_space(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+_CAUSES: tuple[tuple[str, str, Callable[[Exception], bool], str], ...] = (
+    ("KZ711", "out of GPU memory", _is_cuda_memory, "use smaller batches, or a GPU with more memory"),
+    ("KZ712", "the GPU is lost", _is_lost_gpu, "look at it with nvidia-smi on the engine's machine; then retry"),
+    ("KZ710", "no space left", _is_no_space, "free space there, raise place.tmp, or write less; then retry"),
+)
+"""Exceptions of user code that are not its fault."""
 
 
 def _keep_traceback(request: Request, error: BaseException) -> Path:
@@ -266,22 +309,51 @@ def main(folder: Path) -> int:
         values = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         if values.get("protocol") != PROTOCOL:
             raise _protocol_mismatch(values.get("protocol"), str(folder / REQUEST))
-        return perform(codec.decode(Request, values))
+        request = codec.decode(Request, values)
+        if not request.project:
+            # In an image the project lies where the image says.
+            request = replace(request, project=os.environ.get("KAIZEN_PROJECT", str(Path.cwd())))
+        return perform(request)
 
     return leave_result(folder, work)
 
 
 def leave_result(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
     """Publish what ``work`` returns, or the refusal that it raises, as the result in ``folder``; the exit code."""
-    result: dict[str, Any] = {"protocol": PROTOCOL, "outputs": None, "error": None}
+    result: dict[str, Any] = {"protocol": PROTOCOL, "outputs": None, "error": None, "files": {}}
     code = 0
     try:
-        result["outputs"] = work()
+        result["outputs"] = outputs = work()
+        result["files"] = _output_files(folder, outputs)
     except KaizenError as error:
         result["error"], code = error.to_json(), error.exit_code
     fault_point("bridge.before_result")
-    publish_json(folder / RESULT, result)
+    try:
+        publish_json(folder / RESULT, result)
+    except ValueError as error:
+        refusal = StageFailed(
+            "KZ718",
+            "the result is no JSON",
+            where=str(folder / RESULT),
+            value=str(error)[:300],
+            limit="finite numbers, texts, lists and mappings of them",
+            action="metrics must be finite",
+        )
+        publish_json(folder / RESULT, {**result, "outputs": None, "files": {}, "error": refusal.to_json()})
+        return refusal.exit_code
+    except OSError as error:
+        if not _is_no_space(error):
+            raise
+        return NO_SPACE
     return code
+
+
+def _output_files(folder: Path, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and sha256 of every file that the outputs name, by its path below ``folder``."""
+    named = [Path(outputs[name]) for name in OUTPUT_FILES if name in outputs]
+    files = [f for path in named for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
+    found = {file.relative_to(folder).as_posix(): file_digests(file) for file in sorted(files)}
+    return {name: {"size": size, **digests} for name, (size, digests) in found.items()}
 
 
 if __name__ == "__main__":

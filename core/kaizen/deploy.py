@@ -5,7 +5,6 @@ In mode ``batch`` being in service means that score uses it from now on.
 
 from __future__ import annotations
 
-from kaizen import bridge
 from kaizen.errors import IntegrityError, ModelRefused, StageFailed
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
@@ -38,7 +37,7 @@ def _prove(loop: Loop, promotion: Promotion, turn: str) -> str:
     """Why the model cannot serve, or ""."""
     model = loop.model(promotion)
     try:
-        outputs = bridge.run(loop.request("deploy", turn, models={"champion": model}), loop.spec.place)
+        outputs = loop.run(loop.request("deploy", turn, models={"champion": model}))
     except (IntegrityError, ModelRefused, StageFailed) as error:
         return f"{error.code}: {error.what}"
     if outputs["parity"] != model.parity:

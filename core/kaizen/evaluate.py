@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from kaizen import bridge, codec
+from kaizen import codec
 from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.faults import fault_point
@@ -25,7 +25,7 @@ def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: s
     models = {"candidate": candidate, **({"champion": champion[1]} if champion else {})}
     inputs = _inputs_of_gate(loop, examples)
     request = loop.request("evaluate", turn, inputs=inputs, window=examples.gate, models=models)
-    outputs = bridge.run(request, loop.spec.place)
+    outputs = loop.run(request)
     report = EvaluationReport(
         candidate=candidate.digest,
         champion=number,

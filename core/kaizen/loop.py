@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from kaizen import codec
+from kaizen import bridge, codec
 from kaizen.bridge import InputFile, ModelFolder, PlacedStage, Request
 from kaizen.calendar import bounds
 from kaizen.clock import Clock, WallClock
+from kaizen.containers import Call, Caller, Log, Owner, tell_stderr
 from kaizen.errors import MissingDependency, SpecError
 from kaizen.ledger import Event, Ledger, NewEvent, open_ledger
 from kaizen.ports import DataRepository, Registry, Run
@@ -62,6 +63,7 @@ class Loop:
     registry: Registry
     clock: Clock
     actor: str
+    caller: Caller
 
     @property
     def name(self) -> str:
@@ -205,7 +207,12 @@ class Loop:
         }
         profile = str(self.store.file(reference)) if reference else ""
         spec, project = codec.encode(self.spec), str(self.project)
-        return Request(stage, spec, self.env, project, str(folder), tuple(files), window, folders, profile)
+        return Request(stage, spec, self.env, project, str(folder), tuple(files), window, folders, profile, turn)
+
+    def run(self, request: Request) -> dict[str, Any]:
+        """Run a stage in the loop's place; see ``bridge.run``. What an earlier stage left has been kept by now."""
+        self.caller.settle()
+        return bridge.run(request, self.spec.place, self.caller)
 
     def log(self, turn: str, run: Run) -> None:
         """Show a stage of a turn on the tracking server."""
@@ -229,6 +236,7 @@ def open_loop(
     registry: Registry | None = None,
     spec: Spec | None = None,
     actor: str = "",
+    call: Call | None = None,
 ) -> Iterator[Loop]:
     """Open the loop of a spec file; the ledger is closed at the end.
 
@@ -239,6 +247,7 @@ def open_loop(
         registry: another than MLflow, for tests.
         spec: another than the file's, for replays.
         actor: whom the ledger names; default KAIZEN_ACTOR, else the login.
+        call: for whom containers work, where their log goes, and when they end; default a person at a shell.
 
     Raises:
         SpecError: the spec, or a suite that it names, cannot be read.
@@ -252,7 +261,11 @@ def open_loop(
     base = root / "loops" / spec.loop
     base.mkdir(parents=True, exist_ok=True)
     store = Store(base / "store")
+    clock = clock or WallClock()
     with open_ledger(ledger_url) as ledger:
+        # Leases count in the wall's time, whatever the loop's clock is.
+        call = call or Call(Owner(f"shell:{spec.loop}"), Log(tell_stderr))
+        caller = Caller(call, ledger, WallClock(), spec.loop)
         yield Loop(
             spec=spec,
             path=path,
@@ -262,9 +275,11 @@ def open_loop(
             store=store,
             data=_data_repository(base, store),
             registry=registry or _mlflow(tracking, root),
-            clock=clock or WallClock(),
+            clock=clock,
             actor=actor or os.environ.get("KAIZEN_ACTOR") or getpass.getuser(),
+            caller=caller,
         )
+        caller.settle()
 
 
 def roots(

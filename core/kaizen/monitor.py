@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kaizen import bridge, codec
+from kaizen import codec
 from kaizen.calendar import LOOKS_PER_YEAR
 from kaizen.canonical import digest
 from kaizen.faults import fault_point
@@ -169,9 +169,7 @@ def _measure(
     models = {"candidate": model, **({"champion": loop.model(before)} if before else {})}
     window = Window(unseen_from(loop, promotion), None)
     inputs = loop.inputs_for([batch.partition], labels=True)
-    outputs = bridge.run(
-        loop.request("evaluate", promotion.turn, inputs=inputs, window=window, models=models), loop.spec.place
-    )
+    outputs = loop.run(loop.request("evaluate", promotion.turn, inputs=inputs, window=window, models=models))
     found: tuple[Comparison, ...] = codec.decode(tuple[Comparison, ...], outputs["comparisons"])
     whole = next((c for c in found if c.metric == loop.spec.metric and not c.slice), None)
     if whole is None:

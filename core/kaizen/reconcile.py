@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from kaizen.errors import MissingDependency
 from kaizen.loop import Loop
 from kaizen.promote import heal_aliases
 
@@ -20,8 +21,21 @@ _DRAFTS = (".scratch-*", ".publish-*", ".draft-*", ".damaged-*", ".save-*")
 
 
 def reconcile(loop: Loop) -> list[str]:
-    """Heal the registry's aliases and remove old leftovers of this loop; what was done, in words."""
-    return [*heal_aliases(loop), *sweep(loop.home, loop.clock.now())]
+    """Heal the registry's aliases; remove this loop's old leftovers, and containers that nobody owns; told in words."""
+    return [*heal_aliases(loop), *sweep(loop.home, loop.clock.now()), *remove_containers(loop)]
+
+
+def remove_containers(loop: Loop) -> Iterator[str]:
+    """Remove what nobody owns from the engine of the loop's place, whichever loop of this ledger it worked for."""
+    if loop.spec.place.mode != "docker":
+        return
+    try:
+        from kaizen.adapters.docker_engine import Engine
+        from kaizen.adapters.docker_orphans import remove_orphans
+    except ImportError:
+        raise MissingDependency("docker", "docker") from None
+    engine = Engine(loop.spec.place.engine, patience=10)
+    yield from remove_orphans(engine, loop.ledger, loop.caller.clock, loop.caller.call.is_over)
 
 
 def sweep(home: Path, now: datetime) -> Iterator[str]:

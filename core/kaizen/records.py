@@ -405,6 +405,29 @@ class Profile(Record):
     features: tuple[FeatureProfile, ...]
 
 
+@dataclass(frozen=True)
+class ContainerRun(Record):
+    """One container that worked for a stage. Left by the place, when it has ended.
+
+    Attributes:
+        container: its name, the same for all attempts at one task. image: as the spec names it. image_id: what ran.
+        opened: walls that were not put up. exit_code: -1 if nobody can know.
+        cause: code of the refusal that its end means, "" if it left a result.
+        peak_memory: bytes seen at most, 0 if it was too short to look. seconds: from its start to its end.
+    """
+
+    container: str
+    stage: str
+    turn: str
+    image: str
+    image_id: str
+    opened: tuple[str, ...]
+    exit_code: int
+    cause: str
+    peak_memory: int
+    seconds: float
+
+
 KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
@@ -422,6 +445,7 @@ KINDS: dict[str, type[Record]] = {
         TriggerDecision,
         TurnRecord,
         Profile,
+        ContainerRun,
     )
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from kaizen import bridge
 from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.faults import fault_point
@@ -54,7 +53,7 @@ def score_partition(loop: Loop, partition: str, champion: tuple[Promotion, Train
     request = loop.request(
         "score", promotion.turn, inputs=inputs, window=window, models={"champion": model}, reference=model.profile
     )
-    outputs = bridge.run(request, loop.spec.place)
+    outputs = loop.run(request)
     predictions, profile = Path(outputs["predictions"]), Path(outputs["profile"])
     batch = ScoredBatch(
         partition=partition,

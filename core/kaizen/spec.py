@@ -94,13 +94,37 @@ class DataSpec:
     outcomes: tuple[str, ...] = ()
 
 
+Wall = Literal["user", "capabilities", "privileges", "root", "network", "pids", "memory", "cpu", "init"]
+"""What stands around a container: not root, no capabilities, no new privileges, a read-only root, no network, limits of
+processes, memory and CPU, and an init process that reaps and hands on signals."""
+
+
 @dataclass(frozen=True)
 class PlaceSpec:
-    """Where train, evaluate and score run: this process, or another environment's interpreter."""
+    """Where stages read rows and open models: this process, another environment's interpreter, or containers.
 
-    mode: Literal["in_process", "python"] = "in_process"
+    Attributes:
+        interpreter: for ``python``: its Python. image: for ``docker``: a reference, pinned once per training.
+        engine: URL of the Docker engine; default DOCKER_HOST, else the machine's own.
+        memory, cpus, pids, tmp, shm: limits of a container; sizes as ``512m`` or ``8g``. tmp is that of ``/tmp``.
+        user: ``UID:GID``. network: a network of the engine. stop_timeout: between SIGTERM and SIGKILL.
+        opened: walls that are not put up, by name.
+    """
+
+    mode: Literal["in_process", "python", "docker"] = "in_process"
     interpreter: str = ""
     timeout: timedelta = timedelta(hours=2)
+    image: str = ""
+    engine: str = ""
+    memory: str = "4g"
+    cpus: float = 2.0
+    pids: int = 512
+    tmp: str = "1g"
+    shm: str = "64m"
+    user: str = "65532:65532"
+    network: str = "none"
+    stop_timeout: timedelta = timedelta(seconds=10)
+    opened: tuple[Wall, ...] = ()
 
 
 @dataclass(frozen=True)

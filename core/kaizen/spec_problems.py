@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from kaizen import codec
+from kaizen.containers import parse_size, user_ids
 from kaizen.measures import MEASURES
-from kaizen.spec import Spec, parse_label, train_partitions
+from kaizen.spec import PlaceSpec, Spec, parse_label, train_partitions
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9_-]*")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -34,6 +36,7 @@ def problems(spec: Spec) -> list[Problem]:
         *_feature_problems(spec),
         *_gate_problems(spec),
         *_range_problems(spec),
+        *_place_problems(spec.place),
     ]
 
 
@@ -64,17 +67,6 @@ def _name_problems(spec: Spec) -> list[Problem]:
         found.append(
             Problem(
                 "KZ307", "not a training window", "train.window", spec.train.window, '"all" or "last N"', "correct it"
-            )
-        )
-    if spec.place.mode == "python" and not spec.place.interpreter:
-        found.append(
-            Problem(
-                "KZ305",
-                "missing key",
-                "place.interpreter",
-                None,
-                "mode python needs an interpreter",
-                "name the other environment's python",
             )
         )
     for runner, key in (("kedro", "pipeline"), ("callable", "function")):
@@ -221,6 +213,9 @@ def _range_problems(spec: Spec) -> list[Problem]:
         ("retrain.budget.retrains", budget.retrains, budget.retrains >= 1, "at least 1"),
         ("retrain.budget.per", budget.per, budget.per > zero, "longer than 0s"),
         ("place.timeout", spec.place.timeout, spec.place.timeout > zero, "longer than 0s"),
+        ("place.stop_timeout", spec.place.stop_timeout, spec.place.stop_timeout >= zero, "0s or longer"),
+        ("place.cpus", spec.place.cpus, spec.place.cpus >= 0.01, "at least 0.01"),
+        ("place.pids", spec.place.pids, spec.place.pids >= 1, "at least 1"),
         *(
             (f"data.tables.{n}.min_rows", t.min_rows, t.min_rows >= 1, "at least 1")
             for n, t in spec.data.tables.items()
@@ -235,3 +230,43 @@ def _range_problems(spec: Spec) -> list[Problem]:
         for key, value, fits, limit in rules
         if not fits
     ]
+
+
+_NEEDS = {"python": ("interpreter", "name the other environment's python"), "docker": ("image", "name the image")}
+
+
+def _place_problems(place: PlaceSpec) -> list[Problem]:
+    """What a place lacks, sizes that are none, and walls that are gone around instead of opened."""
+    found: list[Problem] = []
+    key, action = _NEEDS.get(place.mode, ("", ""))
+    if key and not getattr(place, key):
+        found.append(Problem("KZ305", "missing key", f"place.{key}", None, f"mode {place.mode} needs it", action))
+    for key in ("memory", "tmp", "shm"):
+        if not _reads(parse_size, value := getattr(place, key)):
+            found.append(Problem("KZ304", "not a size", f"place.{key}", value, "such as 512m or 8g", "correct it"))
+    if not _reads(user_ids, place.user):
+        limit = "UID:GID in numbers: a name means something inside an image only"
+        found.append(Problem("KZ304", "not a user", "place.user", place.user, limit, "write the numbers"))
+    elif user_ids(place.user)[0] == 0 and "user" not in place.opened:
+        found.append(_closed("user", "user", place.user, "another user than root"))
+    if place.network != "none" and "network" not in place.opened:
+        found.append(_closed("network", "network", place.network, "none"))
+    if place.network == "host" or place.network.startswith("container:"):
+        limit = "none, bridge, or a network of the engine"
+        found.append(
+            Problem("KZ316", "a network that is shared", "place.network", place.network, limit, "name a network")
+        )
+    return found
+
+
+def _closed(wall: str, key: str, value: str, limit: str) -> Problem:
+    action = f"leave it, or open the wall by its name: opened: [{wall}]"
+    return Problem("KZ315", f"the wall {wall!r} stands in the way", f"place.{key}", value, limit, action)
+
+
+def _reads(parse: Callable[[str], object], text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True

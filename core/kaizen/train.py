@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kaizen import bridge, codec
+from kaizen import codec
 from kaizen.bridge import Request
 from kaizen.calendar import bounds, days_later
 from kaizen.canonical import digest
@@ -54,7 +54,7 @@ def refuse_unsound(loop: Loop, turn: str) -> None:
     """
     examples = training_set(loop)
     request = loop.request("trigger", turn, inputs=examples.inputs, window=examples.window)
-    bridge.run(request, loop.spec.place)
+    loop.run(request)
 
 
 def _refuse_one_class(loop: Loop, partitions: list[str]) -> None:
@@ -79,7 +79,7 @@ def train(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: st
     if found := find_candidate(loop, examples, decision, turn):
         return found
     request = training_request(loop, examples, turn)
-    return keep_candidate(loop, examples, decision, turn, bridge.run(request, loop.spec.place))
+    return keep_candidate(loop, examples, decision, turn, loop.run(request))
 
 
 def find_candidate(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: str) -> TrainedModel | None:

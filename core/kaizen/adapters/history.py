@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kaizen import bridge
 from kaizen.adapters import tables
 from kaizen.adapters.examples import Examples, assemble_wide, default_features, join_labels
 from kaizen.errors import UsageError
@@ -110,4 +109,4 @@ def paired_predictions(loop: Loop, scored: ScoredBatch) -> Part:
 def _predict_static(loop: Loop, scored: ScoredBatch) -> pd.DataFrame:
     """The never-retrained model's predictions from what the champion's were made from: look-ups may be newer now."""
     request = loop.request("score", "static", inputs=scored.inputs, models={"champion": loop.model(loop.promotion(1))})
-    return tables.read_parquet(Path(bridge.run(request, loop.spec.place)["predictions"]))
+    return tables.read_parquet(Path(loop.run(request)["predictions"]))

@@ -1,0 +1,99 @@
+"""Containers of ours on an engine: who owns each, and the removal of those that nobody owns.
+
+An orphan is a container whose lease ran out, or whose task has ended for good. What carries our label but was never
+leased by this ledger belongs to another environment, or to a stranger, and is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from kaizen.adapters.docker_engine import Engine
+from kaizen.clock import Clock
+from kaizen.containers import LABEL, lease_resource
+from kaizen.errors import LeaseHeld
+from kaizen.ledger import LEASES, Lease, Ledger
+
+GRACE = timedelta(seconds=5)
+"""Between SIGTERM and SIGKILL of an orphan: nobody waits for what it does."""
+VOLUME_KEPT = timedelta(days=1)
+"""How long a volume without a container waits for another attempt: it may hold checkpoints."""
+_HOLD = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One container of ours.
+
+    Attributes:
+        state: the engine's word. owner: the task it works for. age: since it was made.
+        lease: who holds it, None if nobody; ``known`` is False if this ledger never leased it.
+    """
+
+    id: str
+    name: str
+    loop: str
+    stage: str
+    turn: str
+    state: str
+    owner: str
+    age: timedelta
+    lease: Lease | None
+    known: bool
+
+
+def find_containers(engine: Engine, ledger: Ledger, now: datetime) -> Iterator[Found]:
+    """All containers with our label, running or not."""
+    for item in engine.ours():
+        name, labels = item["Names"][0].lstrip("/"), item["Labels"]
+        resource = lease_resource(engine.id, name)
+        lease = ledger.lease(resource)
+        yield Found(
+            id=item["Id"],
+            name=name,
+            loop=labels.get(f"{LABEL}.loop", ""),
+            stage=labels.get(f"{LABEL}.stage", ""),
+            turn=labels.get(f"{LABEL}.turn", ""),
+            state=item["State"],
+            owner=labels.get(f"{LABEL}.owner", ""),
+            age=now - datetime.fromtimestamp(item["Created"], UTC),
+            lease=lease if lease and lease.expires_at > now else None,
+            known=lease is not None or ledger.head(LEASES, f"lease/{resource}") is not None,
+        )
+
+
+def remove_orphans(engine: Engine, ledger: Ledger, clock: Clock, is_over: Callable[[str], bool]) -> Iterator[str]:
+    """End and remove what nobody owns; what was done, in words."""
+    for found in find_containers(engine, ledger, clock.now()):
+        if not found.known:
+            continue
+        if found.lease and not is_over(found.owner):
+            continue
+        why = f"its task {found.owner} is over" if found.lease else "its lease ran out"
+        resource = lease_resource(engine.id, found.name)
+        try:
+            if found.lease:
+                ledger.release(found.lease, clock.now())
+            mine = ledger.acquire(resource, "reconcile", _HOLD, clock.now())
+        except LeaseHeld:
+            # Somebody came for it at this very moment.
+            continue
+        engine.stop(found.id, GRACE)
+        engine.remove(found.id)
+        ledger.release(mine, clock.now())
+        yield f"removed container {found.name} of {found.loop} ({found.state}): {why}"
+    yield from _remove_volumes(engine, ledger, clock.now())
+
+
+def _remove_volumes(engine: Engine, ledger: Ledger, now: datetime) -> Iterator[str]:
+    for name, made in engine.volumes():
+        resource = lease_resource(engine.id, name)
+        granted = ledger.head(LEASES, f"lease/{resource}")
+        lease = ledger.lease(resource)
+        if granted is None or (lease and lease.expires_at > now) or engine.find(name) is not None:
+            continue
+        if now - max(made, granted.at) >= VOLUME_KEPT:
+            engine.remove_volume(name)
+            yield f"removed volume {name}: no attempt came for a day"

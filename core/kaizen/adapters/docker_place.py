@@ -1,0 +1,259 @@
+"""A stage in a container: one volume holds request, data and result; the result is read after the exit, never a log.
+
+A container is found by its name, so a later attempt at the same task adopts it, running or ended, and returns its
+result. Whoever holds its lease may touch it. After a failure it is removed and its volume stays for the next attempt;
+after a success both stay until the caller says that the result was kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kaizen import bridge, codec
+from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted, acquire, attend, parse_result
+from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
+from kaizen.canonical import canonical_json, digest
+from kaizen.containers import LABEL, MOUNT, Caller, format_size, host_config, labels, user_ids, why_ended, work_name
+from kaizen.errors import KaizenError, LedgerError, StageFailed
+from kaizen.faults import fault_point
+from kaizen.ledger import Lease
+from kaizen.publish import verify_file
+from kaizen.records import ContainerRun
+from kaizen.spec import PlaceSpec
+
+MAX_RESULT = 16 * 1024**2
+"""Bytes of a result file."""
+MAX_OUTPUTS = 8 * 1024**3
+"""Bytes of all files that a stage leaves."""
+
+log = logging.getLogger(__name__)
+
+
+def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
+    """``bridge.run`` in a container: its outputs, with the files in ``request.folder``.
+
+    Raises:
+        KaizenError: what the stage refused; ``StageFailed`` KZ702 to KZ719, by what ended the container.
+        LeaseHeld: KZ503 somebody else follows it, KZ504 a later attempt took it over.
+    """
+    engine = Engine(place.engine)
+    work = work_digest(request, place)
+    name = work_name(caller.owner, work)
+    ttl = max(caller.owner.patience, timedelta(seconds=4 * HEARTBEAT))
+    lease = acquire(caller, engine.id, name, ttl)
+    _end_stale(engine, caller, name, place)
+    wanted = _wanted(engine, request, place, caller, name, work)
+    container, ended = _started(engine, wanted, request, place), None
+    try:
+        ended = attend(engine, container, caller, lease, ttl, place.timeout, place.stop_timeout)
+        outputs = _read(engine, ended, request, place)
+    except KaizenError as error:
+        # A later attempt has it; or of an engine that does not answer nobody knows what became of it: the next looks.
+        if isinstance(error, LedgerError) or error.code in ("KZ715", "KZ720"):
+            raise
+        _keep(caller, request, wanted, place, ended, error.code)
+        engine.remove(container)
+        caller.ledger.release(lease, caller.clock.now())
+        raise
+    _keep(caller, request, wanted, place, ended, "")
+    fault_point("containers.after_read")
+    caller.finished.append(lambda: _forget(engine, caller, lease, name))
+    return outputs
+
+
+def work_digest(request: Request, place: PlaceSpec) -> str:
+    """Identity of what a container is to do: the request without the places where things lie, and the image's name."""
+    facts = codec.encode(
+        replace(
+            request,
+            folder="",
+            project="",
+            inputs=tuple(replace(i, path="") for i in request.inputs),
+            models={role: replace(m, path="") for role, m in request.models.items()},
+            reference=bool(request.reference) * "reference",
+        )
+    )
+    return digest([facts, place.image])
+
+
+def _forget(engine: Engine, caller: Caller, lease: Lease, name: str) -> None:
+    engine.remove(name)
+    engine.remove_volume(name)
+    caller.ledger.release(lease, caller.clock.now())
+
+
+def _end_stale(engine: Engine, caller: Caller, name: str, place: PlaceSpec) -> None:
+    """End what earlier attempts of this owner left that does other work, or belongs to a base before this one."""
+    for found in engine.ours(owner=caller.owner.name, loop=caller.loop):
+        other = found["Names"][0].lstrip("/")
+        if other == name or int(found["Labels"][f"{LABEL}.base"]) > caller.owner.base:
+            continue
+        try:
+            lease = acquire(caller, engine.id, other, timedelta(seconds=60))
+        except KaizenError as error:
+            log.warning("container %s is left alone: %s", other, error.what)
+            continue
+        log.info("ending container %s: its work is not wanted any more", other)
+        engine.stop(found["Id"], place.stop_timeout)
+        _forget(engine, caller, lease, other)
+
+
+def _wanted(engine: Engine, request: Request, place: PlaceSpec, caller: Caller, name: str, work: str) -> Wanted:
+    """What is to be made. The image is the one that the first attempt found: its volume remembers it."""
+    described = {"loop": caller.loop, "stage": request.stage, "turn": request.turn, "work": work}
+    if found := engine.find(name):
+        image = str(found["Config"]["Labels"].get(f"{LABEL}.image", found["Image"]))
+    else:
+        mine = labels(caller.owner, **described, image=engine.pin(place.image))
+        image = engine.volume_labels(name, mine).get(f"{LABEL}.image", mine[f"{LABEL}.image"])
+    # Each container has a folder of its own on the volume: the result of an earlier one is never read as its own.
+    folder = f"run-{secrets.token_hex(8)}"
+    return Wanted(
+        name=name,
+        labels={**labels(caller.owner, **described, image=image), f"{LABEL}.folder": folder},
+        image=image,
+        command=["python", "-m", "kaizen.bridge", f"{MOUNT}/{folder}"],
+        host_config=host_config(place, name),
+        user=place.user,
+        environment=_environment(),
+    )
+
+
+def _environment() -> dict[str, str]:
+    """What every container gets: nothing of the caller's."""
+    return {"HOME": "/tmp", "MPLCONFIGDIR": "/tmp", "PYTHONUNBUFFERED": "1"}  # noqa: S108 - in the container
+
+
+def _started(engine: Engine, wanted: Wanted, request: Request, place: PlaceSpec) -> str:
+    """The id of the container, which runs or has run: made, or adopted."""
+    found = engine.find(wanted.name)
+    if found is not None and found["State"]["Status"] not in ("created", "running"):
+        log.info("container %s has ended already", wanted.name)
+        return str(found["Id"])
+    if found is None:
+        fault_point("containers.before_create")
+        found = engine.create(wanted)
+        fault_point("containers.after_create")
+    container = str(found["Id"])
+    if found["State"]["Status"] == "created":
+        folder = found["Config"]["Labels"][f"{LABEL}.folder"]
+        engine.put(container, MOUNT, list(_files(request, place, folder)))
+        fault_point("containers.before_start")
+        engine.start(wanted, container)
+        fault_point("containers.after_start")
+        log.info("container %s started: image %s", wanted.name, wanted.image)
+    else:
+        log.info("container %s is adopted: it runs since %s", wanted.name, found["State"]["StartedAt"])
+    return container
+
+
+def _files(request: Request, place: PlaceSpec, folder: str) -> Iterator[tuple[tarfile.TarInfo, Path | bytes]]:
+    """What is put on the volume: the request, and what it names, read-only; and a folder that the stage may fill."""
+    uid, gid = user_ids(place.user)
+    inside, copies = _inside(request, folder)
+    for directory in dict.fromkeys(p.as_posix() for _, target in copies for p in reversed(target.parents[:-1])):
+        yield _directory(directory, 0, 0o755), b""
+    for source, target in copies:
+        yield _file(target.as_posix(), source.stat().st_size, 0, 0o444), source
+    yield _directory(folder, uid, 0o700, gid), b""
+    body = canonical_json(codec.encode(inside)).encode()
+    yield _file(f"{folder}/{REQUEST}", len(body), uid, 0o400, gid), body
+
+
+def _inside(request: Request, folder: str) -> tuple[Request, list[tuple[Path, PurePosixPath]]]:
+    """The request with the paths that hold inside, and what to copy where (relative to the volume)."""
+    data = PurePosixPath(f"{folder}-data")
+    copies: list[tuple[Path, PurePosixPath]] = []
+
+    def copied(source: str, name: str) -> str:
+        copies.append((Path(source), data / name))
+        return f"{MOUNT}/{data / name}"
+
+    inputs = tuple(
+        InputFile(i.table, i.partition, copied(i.path, f"inputs/{n}{Path(i.path).suffix}"), i.sha256)
+        for n, i in enumerate(request.inputs)
+    )
+    models = {}
+    for role, model in request.models.items():
+        root = Path(model.path)
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            copied(str(path), f"models/{role}/{path.relative_to(root).as_posix()}")
+        models[role] = ModelFolder(f"{MOUNT}/{data}/models/{role}", model.digest)
+    reference = copied(request.reference, "reference.json") if request.reference else ""
+    inside = replace(request, folder=f"{MOUNT}/{folder}", project="", inputs=inputs, models=models, reference=reference)
+    return inside, copies
+
+
+def _directory(name: str, uid: int, mode: int, gid: int | None = None) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, mode, uid, uid if gid is None else gid
+    return info
+
+
+def _file(name: str, size: int, uid: int, mode: int, gid: int | None = None) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uid, info.gid = size, mode, uid, uid if gid is None else gid
+    return info
+
+
+def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> dict[str, Any]:
+    """The outputs of a container's own result, its files verified and in ``request.folder``."""
+    inside = f"{MOUNT}/{ended.labels[f'{LABEL}.folder']}"
+    folder = Path(request.folder)
+    try:
+        data = engine.read_file(ended.id, f"{inside}/{RESULT}", MAX_RESULT)
+        if data is None:
+            raise why_ended(ended.state, place, name=ended.name, peak=ended.peak, tail=ended.tail)
+        result = parse_result(data)
+        (folder / RESULT).write_bytes(data)
+        outputs = bridge.read_result(folder, int(ended.state["ExitCode"]))
+        for output in (o for o in OUTPUT_FILES if o in outputs):
+            path = str(outputs[output])
+            name = PurePosixPath(path).relative_to(inside)
+            engine.read_tree(ended.id, path, folder, MAX_OUTPUTS)
+            outputs[output] = str(folder / name)
+        for name, facts in result["files"].items():
+            verify_file(folder / name, facts["sha256"], facts["size"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageFailed(
+            "KZ718",
+            "the result of the place is damaged",
+            where=f"container {ended.name}: {inside}/{RESULT}",
+            value=f"{type(error).__name__}: {error}"[:300],
+            limit=f"JSON numbers, at most {format_size(MAX_RESULT)}, and regular files below {inside}",
+            action="metrics must be finite; results must lie in the folder of the request",
+        ) from error
+    return outputs
+
+
+def _keep(caller: Caller, request: Request, wanted: Wanted, place: PlaceSpec, ended: Ended | None, cause: str) -> None:
+    """Keep in the ledger what ran, behind which walls, and how it ended."""
+    record = ContainerRun(
+        container=wanted.name,
+        stage=request.stage,
+        turn=request.turn,
+        image=place.image,
+        image_id=wanted.image,
+        opened=tuple(sorted(place.opened)),
+        exit_code=int(ended.state["ExitCode"]) if ended else -1,
+        cause=cause,
+        peak_memory=ended.peak if ended else 0,
+        seconds=ended.seconds if ended else 0.0,
+    )
+    caller.ledger.append(
+        caller.loop,
+        f"container/{wanted.name}",
+        "ContainerRun",
+        f"{ended.id if ended else secrets.token_hex(8)}/{caller.owner.holder}",
+        record.to_json(),
+        turn=request.turn,
+        at=caller.clock.now(),
+        actor=caller.owner.name,
+    )

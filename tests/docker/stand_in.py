@@ -1,0 +1,65 @@
+"""Stages for tests, in place of the real ones inside an image: the protocol around them is the real one."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from kaizen.errors import DataRefused
+
+
+def train(request):  # noqa: C901 - a list of what to do
+    """Do what ``request.spec`` says, in this order; the outputs tell what was seen."""
+    do = request.spec
+    folder = Path(request.folder)
+    if do.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in range(do.get("lines", 0)):
+        print(f"line {number}", file=sys.stderr if do.get("stderr") else sys.stdout, flush=True)
+        time.sleep(do.get("every", 0))
+    if "print" in do:
+        os.write(1, do["print"].encode())
+    time.sleep(do.get("sleep", 0))
+    if do.get("eat"):
+        eaten = []
+        while True:
+            eaten.append(bytearray(8 << 20))
+    if do.get("refuse"):
+        raise DataRefused("KZ420", "no labelled rows to train on", where="training set")
+    if do.get("raise"):
+        raise ValueError(do["raise"])
+    if do.get("forge"):
+        text = do["forge"] if do["forge"] != "long" else " " * (17 << 20)
+        (folder / "result.json").write_text(text)
+        os._exit(0)
+    if do.get("exit"):
+        os._exit(do["exit"])
+    if do.get("fill"):
+        with Path("/tmp/full").open("wb") as full:
+            full.writelines(bytes(1 << 20) for _ in range(do["fill"]))
+    (folder / "model").mkdir()
+    (folder / "model" / "weights").write_text("weights of " + str(os.getpid()))
+    (folder / "profile.json").write_text("{}")
+    if do.get("link"):
+        (folder / "model" / "link").symlink_to("/etc/passwd")
+    seen = {i.table: Path(i.path).read_text() for i in request.inputs}
+    return {
+        "model": str(folder / "model"),
+        "profile": str(folder / "profile.json"),
+        "seen": seen,
+        "metric": float(do.get("metric", 0.5)),
+        "me": {"uid": os.getuid(), "environment": dict(os.environ), "root": _writable("/"), "tmp": _writable("/tmp")},
+        "status": Path("/proc/self/status").read_text(),
+    }
+
+
+def _writable(folder):
+    try:
+        (Path(folder) / "probe").write_text("")
+    except OSError:
+        return False
+    return True
+
+
+STAGES = {"train": train}

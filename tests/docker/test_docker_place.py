@@ -1,0 +1,309 @@
+"""``place: docker`` on a real engine: one container per work, its own result, walls, causes, a log told once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from kaizen import bridge
+from kaizen.adapters.docker_engine import Engine
+from kaizen.adapters.docker_orphans import remove_orphans
+from kaizen.bridge import InputFile, Request
+from kaizen.canonical import file_digests
+from kaizen.clock import WallClock
+from kaizen.containers import LABEL, Call, Caller, Interrupted, Log, Mark, Owner
+from kaizen.errors import KaizenError, LeaseHeld, StageFailed
+from kaizen.ledger import open_ledger
+from kaizen.records import ContainerRun, Window
+from kaizen.spec import PlaceSpec
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def place(docker_engine, stage_image):
+    return PlaceSpec(mode="docker", image=stage_image, engine=docker_engine.host, memory="128m", tmp="16m", cpus=1.0)
+
+
+@pytest.fixture
+def api(docker_engine):
+    """The engine, beside what is tested; empty of containers before and after."""
+    yield docker_engine.client.api
+    for found in docker_engine.client.api.containers(all=True):
+        docker_engine.client.api.remove_container(found["Id"], force=True)
+    for found in docker_engine.client.api.volumes()["Volumes"]:
+        docker_engine.client.api.remove_volume(found["Name"])
+
+
+class Told:
+    """A log that keeps what it was told, over several attempts."""
+
+    def __init__(self):
+        self.lines, self.mark = [], Mark()
+
+    def tell(self, name, line, mark):
+        self.lines.append(line)
+        self.mark = mark
+
+    @property
+    def log(self):
+        return Log(self.tell, lambda _: self.mark)
+
+    @property
+    def texts(self):
+        return [line.text for line in self.lines]
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+def caller_of(ledger, log, **owner):
+    call = Call(Owner("airflow:dag/run/train/-1", supersedes=True, **owner), getattr(log, "log", log))
+    return Caller(call, ledger, WallClock(), "a/loop")
+
+
+def request_of(folder, **do):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = folder / "rows.parquet"
+    rows.write_text("rows")
+    inputs = (InputFile("rows", "2013-01", str(rows), file_digests(rows)[1]["sha256"]),)
+    return Request("train", do, "local", "/nowhere", str(folder / "out"), inputs, Window(None, None), turn="turn-1")
+
+
+def test_a_stage_runs_behind_its_walls_and_leaves_its_own_result(tmp_path, ledger, place, told, api, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary")
+    caller = caller_of(ledger, told)
+    outputs = bridge.run(request_of(tmp_path, lines=3), place, caller)
+    assert told.texts == ["line 0", "line 1", "line 2"]
+    assert outputs["seen"] == {"rows": "rows"}
+    assert Path(outputs["model"], "weights").read_text().startswith("weights of")
+    assert json.loads(Path(outputs["profile"]).read_text()) == {}
+    me = outputs["me"]
+    assert (me["uid"], me["root"], me["tmp"]) == (65532, False, True)
+    assert "canary" not in str(me["environment"])
+    assert "CapEff:\t0000000000000000" in outputs["status"]
+    assert "NoNewPrivs:\t1" in outputs["status"]
+    (container,) = api.containers(all=True, filters={"label": f"{LABEL}.turn=turn-1"})
+    facts = api.inspect_container(container["Id"])
+    config = facts["HostConfig"]
+    assert "canary" not in json.dumps(facts)
+    assert (config["Memory"], config["MemorySwap"], config["PidsLimit"]) == (128 << 20, 128 << 20, 512)
+    assert (config["NanoCpus"], config["NetworkMode"], config["Init"]) == (10**9, "none", True)
+    assert not config["Privileged"]
+    assert [m["Type"] for m in facts["Mounts"]] == ["volume"]
+    # Only when the result has been kept does anything go.
+    caller.settle()
+    assert api.containers(all=True) == []
+    assert api.volumes()["Volumes"] == []
+    assert ledger.lease(f"container/{api.info()['ID']}/{facts['Name'].lstrip('/')}") is None
+    (event,) = ledger.events("a/loop", kind="ContainerRun")
+    record = ContainerRun.from_json(event.payload)
+    assert (record.exit_code, record.cause, record.opened, record.image_id) == (0, "", (), facts["Image"])
+
+
+def test_each_wall_can_be_opened_by_name_and_the_record_says_so(tmp_path, ledger, place, told, api):
+    opened = replace(place, opened=("root", "capabilities", "privileges", "user"), user="0:0")
+    outputs = bridge.run(request_of(tmp_path), opened, caller_of(ledger, told))
+    assert (outputs["me"]["uid"], outputs["me"]["root"]) == (0, True)
+    assert "CapEff:\t0000000000000000" not in outputs["status"]
+    assert "NoNewPrivs:\t0" in outputs["status"]
+    (event,) = ledger.events("a/loop", kind="ContainerRun")
+    assert event.payload["opened"] == ["capabilities", "privileges", "root", "user"]
+
+
+def test_a_later_attempt_adopts_the_running_container_and_goes_on_with_its_log(tmp_path, ledger, place, told, api):
+    request = request_of(tmp_path / "1", lines=40, every=0.1)
+
+    def tell(name, line, mark):
+        told.tell(name, line, mark)
+        if len(told.lines) == 10:
+            raise SystemExit  # As if it had been killed here.
+
+    with pytest.raises(SystemExit):
+        bridge.run(request, place, first := caller_of(ledger, Log(tell), attempt=1))
+    (before,) = api.containers()
+    second = caller_of(ledger, told, attempt=2)
+    outputs = bridge.run(replace(request, folder=str(tmp_path / "2")), place, second)
+    assert told.texts == [f"line {n}" for n in range(40)]
+    (after,) = api.containers(all=True)
+    assert after["Id"] == before["Id"]
+    assert Path(outputs["model"]).parent == tmp_path / "2"
+    third = caller_of(ledger, told, attempt=3)
+    again = bridge.run(replace(request, folder=str(tmp_path / "3")), place, third)
+    assert Path(again["model"], "weights").read_text() == Path(outputs["model"], "weights").read_text()
+    assert len(told.lines) == 40
+    # The earlier attempt, should it live on, has no say any more.
+    with pytest.raises(LeaseHeld, match="KZ503"):
+        bridge.run(request, place, first)
+
+
+def test_a_task_that_starts_over_ends_what_ran_before_it(tmp_path, ledger, place, told, api):
+    def stop(name, line, mark):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        bridge.run(request_of(tmp_path / "1", lines=1, sleep=60, deaf=True), place, caller_of(ledger, Log(stop)))
+    quick = replace(place, stop_timeout=timedelta(seconds=0))
+    over = caller_of(ledger, told, base=2, attempt=2)
+    bridge.run(request_of(tmp_path / "2", lines=2), quick, over)
+    assert told.texts == ["line 0", "line 1"]
+    over.settle()
+    assert api.containers(all=True) == []
+    assert api.volumes()["Volumes"] == []
+
+
+CAUSES = {
+    "out of memory": ({"eat": True}, "KZ702", "limit 128m"),
+    "refused": ({"refuse": True}, "KZ420", "no labelled rows"),
+    "bug": ({"raise": "a bug"}, "KZ701", "a bug"),
+    "no result": ({"lines": 2, "exit": 3}, "KZ703", "line 1"),
+    "no space": ({"fill": 32}, "KZ710", "No space left"),
+    "not a number": ({"metric": "nan"}, "KZ718", "finite"),
+    "a forged number": (
+        {"forge": '{"protocol": 1, "outputs": {"metric": NaN}, "error": null, "files": {}}'},
+        "KZ718",
+        "NaN",
+    ),
+    "a torn result": ({"forge": '{"protocol": 1, "outp'}, "KZ718", "JSONDecodeError"),
+    "an empty result": ({"forge": "{}"}, "KZ705", "protocol 1"),
+    "a result that is too long": ({"forge": "long"}, "KZ718", "more than 16m"),
+    "a file that is elsewhere": (
+        {"forge": '{"protocol": 1, "outputs": {"model": "/etc"}, "error": null, "files": {}}'},
+        "KZ718",
+        "/etc",
+    ),
+    "other bytes than were promised": (
+        {"forge": '{"protocol": 1, "outputs": {}, "error": null, "files": {"x": {"size": 1, "sha256": "0"}}}'},
+        "KZ612",
+        "x",
+    ),
+    "a link": ({"link": True}, "KZ718", "link"),
+    "command not found": ({"exit": 127}, "KZ708", "127"),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_what_ended_a_container_is_told_by_cause_and_nothing_stays(tmp_path, ledger, place, told, api, name):
+    do, code, said = CAUSES[name]
+    with pytest.raises(KaizenError, match=code) as thrown:
+        bridge.run(request_of(tmp_path, **do), place, caller_of(ledger, told))
+    assert said in str(thrown.value)
+    assert api.containers(all=True) == []
+    (event,) = ledger.events("a/loop", kind="ContainerRun")
+    assert event.payload["cause"] == code
+
+
+def test_ended_from_outside_is_told_apart_from_out_of_memory_and_may_be_retried(tmp_path, ledger, place, told, api):
+    def kill(name, line, mark):
+        api.kill(name)
+
+    with pytest.raises(StageFailed, match="KZ707") as thrown:
+        bridge.run(request_of(tmp_path / "1", lines=1, sleep=60), place, caller_of(ledger, Log(kill)))
+    assert thrown.value.may_pass
+    bridge.run(request_of(tmp_path / "2", lines=1), place, caller_of(ledger, told))
+    assert told.texts == ["line 0"]
+
+
+def test_a_removed_container_is_not_waited_for(tmp_path, ledger, place, told, api):
+    def remove(name, line, mark):
+        api.remove_container(name, force=True)
+
+    with pytest.raises(StageFailed, match="KZ707"):
+        bridge.run(request_of(tmp_path, lines=1, sleep=60), place, caller_of(ledger, Log(remove)))
+
+
+def test_a_deaf_container_ends_at_its_time_limit(tmp_path, ledger, place, told, api):
+    short = replace(place, timeout=timedelta(seconds=3))
+    with pytest.raises(StageFailed, match="KZ704"):
+        bridge.run(request_of(tmp_path, sleep=60, deaf=True), short, caller_of(ledger, told))
+    assert api.containers(all=True) == []
+
+
+def test_a_log_is_harmless_bounded_and_marked(tmp_path, ledger, place, told, api):
+    text = "10%\r50%\r100%\n\x1b[31mred\x1b[0m\n" + "x" * 40_000 + "\nlast"
+    bridge.run(request_of(tmp_path, print=text), place, caller_of(ledger, told))
+    bar, red, long, last = told.texts
+    assert (bar, red, last) == ("100%", "\\x1b[31mred\\x1b[0m", "last")
+    assert long.startswith("xxx")
+    assert long.endswith("(31808 more characters)")
+    bridge.run(request_of(tmp_path / "2", lines=1, stderr=True), place, caller_of(ledger, loud := Told()))
+    assert [line.stderr for line in loud.lines] == [True]
+
+
+def test_an_image_is_pinned_once_and_a_stranger_keeps_his_name(tmp_path, ledger, place, told, api, docker_engine):
+    with pytest.raises(StageFailed, match="KZ713") as thrown:
+        bridge.run(request_of(tmp_path), replace(place, image="no-such-image:1"), caller_of(ledger, told))
+    assert "no-such-image" in str(thrown.value)
+    assert api.containers(all=True) == []
+
+
+def test_a_caller_that_is_told_to_end_leaves_the_container_or_ends_it_as_it_knows_best(
+    tmp_path, ledger, place, told, api
+):
+    def interrupt(name, line, mark):
+        told.tell(name, line, mark)
+        raise Interrupted
+
+    request = request_of(tmp_path / "1", lines=1, sleep=60, deaf=True)
+    for ends, left in ((False, 1), (True, 0)):
+        caller = caller_of(ledger, Log(interrupt))
+        caller = replace(caller, call=replace(caller.call, ends=lambda _, ends=ends: ends))
+        with pytest.raises(StageFailed, match="KZ720") as thrown:
+            bridge.run(request, place, caller)
+        assert thrown.value.may_pass
+        assert len(api.containers()) == left
+    assert api.containers(all=True) == []
+
+
+class Later(WallClock):
+    """The wall's clock, some time from now."""
+
+    def __init__(self, **later):
+        self.later = timedelta(**later)
+
+    def now(self):
+        return super().now() + self.later
+
+
+def test_an_orphan_is_removed_and_nobody_elses_container(tmp_path, ledger, place, told, api, docker_engine):
+    def stop(name, line, mark):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        bridge.run(request_of(tmp_path, lines=1, sleep=60, deaf=True), place, caller_of(ledger, Log(stop)))
+    (ours,) = api.containers()
+    stranger = docker_engine.client.containers.create(place.image, labels=ours["Labels"], command="true")
+    engine = Engine(docker_engine.host)
+    never = lambda _: False  # noqa: E731
+    assert list(remove_orphans(engine, ledger, WallClock(), never)) == []
+    done = list(remove_orphans(engine, ledger, Later(seconds=61), never))
+    assert [line.partition(" (")[0] for line in done] == [f"removed container {ours['Names'][0][1:]} of a/loop"]
+    assert "its lease ran out" in done[0]
+    assert [c["Id"] for c in api.containers(all=True)] == [stranger.id]
+    assert len(api.volumes()["Volumes"]) == 1
+    (gone,) = remove_orphans(engine, ledger, Later(days=2), never)
+    assert gone.startswith("removed volume")
+    assert api.volumes()["Volumes"] == []
+
+
+def test_the_container_of_a_task_that_is_over_does_not_wait_for_its_lease(tmp_path, ledger, place, api, docker_engine):
+    def stop(name, line, mark):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        bridge.run(request_of(tmp_path, lines=1, sleep=60), place, caller_of(ledger, Log(stop)))
+    asked = []
+    (done,) = remove_orphans(Engine(docker_engine.host), ledger, WallClock(), lambda o: asked.append(o) or True)
+    assert "its task airflow:dag/run/train/-1 is over" in done
+    assert asked == ["airflow:dag/run/train/-1"]
+    assert api.containers(all=True) == []
