@@ -225,12 +225,13 @@ def host_config(place: PlaceSpec, volume: str) -> dict[str, Any]:
 
 
 def why_ended(
-    state: Mapping[str, Any], place: PlaceSpec, *, name: str, peak: int, tail: Collection[str]
+    state: Mapping[str, Any], memory: str, image: str, *, name: str, peak: int, tail: Collection[str]
 ) -> StageFailed:
     """What the end of a container without a result means.
 
     Args:
-        state: the engine's ``State``. peak: bytes of memory seen at most, 0 if unknown. tail: last lines of its log.
+        state: the engine's ``State``. memory, image: as the container was asked for.
+        peak: bytes of memory seen at most, 0 if unknown. tail: last lines of its log.
     """
     code, said = int(state.get("ExitCode", -1)), " | ".join(tail)[-500:]
     if state.get("OOMKilled"):
@@ -239,9 +240,9 @@ def why_ended(
             "KZ702",
             "out of memory",
             where=f"container {name}",
-            value=f"limit {place.memory}{seen}; ended by the kernel",
-            limit=f"place.memory: {place.memory}",
-            action="raise place.memory, or train on less",
+            value=f"limit {memory}{seen}; ended by the kernel",
+            limit=f"memory: {memory}",
+            action="raise the memory limit, or train on less",
         )
     if code in (137, 143):
         return StageFailed(
@@ -256,7 +257,7 @@ def why_ended(
         return StageFailed(
             "KZ708",
             "the image cannot run a stage",
-            where=f"place.image: {place.image}",
+            where=f"image: {image}",
             value=f"exit code {code}: {state.get('Error') or said or 'the command was not found'}",
             limit="an image with a Python 3.11 or newer on PATH as `python`, and kaizen-mlops",
             action="build the image with `kaizen image build`",

@@ -19,7 +19,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetAlias, TaskGroup
 
-from kaizen.snapshot import read_snapshot
+from kaizen.snapshot import Snapshot, read_snapshot
 from kaizen_airflow.assets import champion_asset, data_asset, landing_asset, retrain_asset, scores_asset
 from kaizen_airflow.operators.deploy import DeployOperator
 from kaizen_airflow.operators.evaluate import EvaluateOperator
@@ -183,17 +183,23 @@ class ReconcileDag(LoopDag):
     kind, stages = "reconcile", ()
 
     def bells(self, spec: str, env: str | None) -> str:
-        return "@hourly"
+        # A container that nobody owns holds memory, or a GPU.
+        return "* * * * *" if loop_snapshot(spec, env).place["mode"] == "docker" else "@hourly"
 
     def build(self, **arguments: Any) -> None:
         """One task; it rings whichever bell was lost."""
         ReconcileOperator(task_id="reconcile", outlets=[AssetAlias(f"kaizen/{self.loop}/reconcile")], **arguments)
 
 
-@cache
 def loop_name(spec: str, env: str | None) -> str:
-    """``project/loop`` of a spec; five DAGs in one file ask for it."""
-    return read_snapshot(spec_path(spec), environment_name(env)).loop
+    """``project/loop`` of a spec."""
+    return loop_snapshot(spec, env).loop
+
+
+@cache
+def loop_snapshot(spec: str, env: str | None) -> Snapshot:
+    """The snapshot of a spec; five DAGs in one file ask for it."""
+    return read_snapshot(spec_path(spec), environment_name(env))
 
 
 def dag_prefix(loop: str) -> str:

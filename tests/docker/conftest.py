@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from docker.errors import APIError
 from tests.docker_engine import build_kaizen_image, docker_engine  # noqa: F401 - a fixture of this folder
+
+
+def clear(api):
+    """Remove every container and volume of an engine."""
+    for found in api.containers(all=True):
+        with suppress(APIError):  # Somebody is removing it at this moment.
+            api.remove_container(found["Id"], force=True)
+    for found in api.volumes()["Volumes"] or []:
+        api.remove_volume(found["Name"])
+
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.docker.conftest import clear
 
 from kaizen import bridge
 from kaizen.adapters.docker_engine import Engine
@@ -37,10 +38,7 @@ def place(docker_engine, stage_image):
 def api(docker_engine):
     """The engine, beside what is tested; empty of containers before and after."""
     yield docker_engine.client.api
-    for found in docker_engine.client.api.containers(all=True):
-        docker_engine.client.api.remove_container(found["Id"], force=True)
-    for found in docker_engine.client.api.volumes()["Volumes"]:
-        docker_engine.client.api.remove_volume(found["Name"])
+    clear(docker_engine.client.api)
 
 
 class Told:

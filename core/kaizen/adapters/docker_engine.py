@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -25,9 +25,8 @@ import urllib3
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 import docker
-from kaizen.containers import LABEL, RULES, Caller, Interrupted, LogLine, Mark, clean_line, format_size, lease_resource
-from kaizen.errors import KaizenError, LeaseHeld, LedgerError, StageFailed
-from kaizen.faults import fault_point
+from kaizen.containers import LABEL, RULES, Caller, LogLine, Mark, clean_line, format_size
+from kaizen.errors import LeaseHeld, LedgerError, StageFailed
 from kaizen.ledger import Lease
 
 CALL_TIMEOUT = 10.0
@@ -36,8 +35,6 @@ PATIENCE = 60.0
 """Seconds without an answer after which a stage gives up; its container stays under its lease."""
 HEARTBEAT = 5.0
 """Seconds between two signs of life; also how long a silent log is waited for before the container is looked at."""
-QUICK = timedelta(seconds=2)
-"""Between SIGTERM and SIGKILL when the caller itself is about to be killed."""
 PULL_TIMEOUT = 300.0
 """Seconds without any progress of a pull."""
 _TAIL = 5
@@ -49,15 +46,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Wanted:
-    """A container as it is to be made: its name and labels, what it runs, and its walls."""
+    """A container as it is to be made: its name, its labels, and the rest as the engine's API takes it."""
 
     name: str
     labels: dict[str, str]
-    image: str
-    command: list[str]
-    host_config: dict[str, Any]
-    user: str
-    environment: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ class Engine:
         try:
             found = self.ask(self.api.inspect_image, reference)
         except ImageNotFound:
-            self._pull(reference)
+            self.pull(reference)
             try:
                 found = self.ask(self.api.inspect_image, reference)
             except ImageNotFound as error:
@@ -149,7 +142,8 @@ class Engine:
             )
         return str(found["Id"])
 
-    def _pull(self, reference: str) -> None:
+    def pull(self, reference: str) -> None:
+        """Pull an image, telling how far it is. Raises ``StageFailed`` KZ713, KZ714."""
         name, tag = docker.utils.parse_repository_tag(reference)
         told = -1
         try:
@@ -176,6 +170,10 @@ class Engine:
         """Names of volumes with our label, and when each was made."""
         found = self.ask(self.api.volumes, filters={"label": [f"{LABEL}={RULES}"]})["Volumes"] or []
         return [(v["Name"], datetime.fromisoformat(v["CreatedAt"])) for v in found]
+
+    def rename(self, container: str, name: str) -> None:
+        """Give a container another name, so that its own is free."""
+        self.ask(self.api.rename, container, name)
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume if it is there, and nobody uses it."""
@@ -208,15 +206,7 @@ class Engine:
 
         Raises ``StageFailed`` KZ717 if a stranger's has the name.
         """
-        body = {
-            "Image": wanted.image,
-            "Cmd": wanted.command,
-            "Entrypoint": [],
-            "Env": [f"{k}={v}" for k, v in sorted(wanted.environment.items())],
-            "Labels": wanted.labels,
-            "User": wanted.user,
-            "HostConfig": wanted.host_config,
-        }
+        body = {**wanted.config, "Labels": wanted.labels}
         try:
             self.ask(self.api.create_container_from_config, body, wanted.name)
         except APIError as error:
@@ -326,7 +316,7 @@ class Engine:
 
     # Following one to its end.
 
-    def follow(self, container: str, caller: Caller, lease: Lease, ttl: timedelta, deadline: timedelta) -> Ended:
+    def follow(self, container: str, caller: Caller, lease: Lease, ttl: timedelta, deadline: timedelta | None) -> Ended:
         """Tell the log of a running container, keep its lease, and return when it has ended and all is told.
 
         Raises:
@@ -343,7 +333,7 @@ class Engine:
             if found is None:
                 raise _removed(container)
             running = found["State"]["Running"]
-            for line in self._log(container, mark, follow=running):
+            for line in self._log(container, mark, follow=running, tty=found["Config"]["Tty"]):
                 if line is not None:
                     mark = mark.after(line)
                     tail.append(line.text)
@@ -358,7 +348,7 @@ class Engine:
                 labels = found["Config"]["Labels"]
                 return Ended(found["Id"], name, labels, found["State"], peak, tuple(tail), round(seconds, 1))
 
-    def _log(self, container: str, mark: Mark, *, follow: bool) -> Iterator[LogLine | None]:
+    def _log(self, container: str, mark: Mark, *, follow: bool, tty: bool) -> Iterator[LogLine | None]:
         """Lines after ``mark``; None every now and then. Ends with the container, or when the engine goes silent."""
         url = f"{self.api.base_url}/v{self.api.api_version}/containers/{container}/logs"
         given = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow), "since": _since(mark.at)}
@@ -368,7 +358,7 @@ class Engine:
                 if response.status_code != 200:
                     return
                 yield None
-                for line in read_frames(response.raw):
+                for line in (read_lines if tty else read_frames)(response.raw):
                     if line.at < mark.at:
                         continue
                     if line.at == mark.at and skip > 0:
@@ -387,9 +377,9 @@ class Engine:
         memory = stats.get("memory_stats") or {}
         return int(memory.get("max_usage") or memory.get("usage") or 0)
 
-    def _refuse_overdue(self, container: str, found: Mapping[str, Any], deadline: timedelta) -> None:
+    def _refuse_overdue(self, container: str, found: Mapping[str, Any], deadline: timedelta | None) -> None:
         started = _moment(found["State"]["StartedAt"])
-        if found["State"]["Running"] and datetime.now(UTC) - started > deadline:
+        if deadline and found["State"]["Running"] and datetime.now(UTC) - started > deadline:
             self.stop(container, timedelta(seconds=2))
             raise StageFailed(
                 "KZ704",
@@ -399,63 +389,6 @@ class Engine:
                 limit=f"place.timeout: {deadline.total_seconds():g} s",
                 action="raise place.timeout, or train on less",
             )
-
-
-def attend(
-    engine: Engine, container: str, caller: Caller, lease: Lease, ttl: timedelta, deadline: timedelta, grace: timedelta
-) -> Ended:
-    """``Engine.follow``; if that is interrupted, end the container or leave it under its lease, as the caller says.
-
-    Raises what ``follow`` raises, the interruption, and ``StageFailed`` KZ720 in place of ``Interrupted``.
-    """
-    try:
-        return engine.follow(container, caller, lease, ttl, deadline)
-    except KaizenError:
-        raise
-    except BaseException as interruption:
-        told = "it goes on, and the next attempt finds it"
-        if caller.call.ends(interruption) and _still_holds(caller, lease, ttl):
-            # Whoever interrupts a task does not wait for long.
-            engine.patience = QUICK.total_seconds()
-            engine.stop(container, min(grace, QUICK))
-            engine.remove(container)
-            caller.ledger.release(lease, caller.clock.now())
-            told = "it was ended"
-        log.info("interrupted while container %s ran: %s", container[:12], told)
-        if isinstance(interruption, Interrupted):
-            raise StageFailed(
-                "KZ720",
-                f"interrupted while the container ran: {told}",
-                where=f"container {container[:12]}",
-                limit="a task that is left alone",
-                action="retry" if told.startswith("it goes on") else "start the task again",
-            ) from interruption
-        raise
-
-
-def _still_holds(caller: Caller, lease: Lease, ttl: timedelta) -> bool:
-    """False if a later attempt has the container, or nobody can say."""
-    try:
-        caller.ledger.renew(lease, ttl, caller.clock.now())
-    except LedgerError:
-        return False
-    return True
-
-
-def acquire(caller: Caller, engine: str, name: str, ttl: timedelta) -> Lease:
-    """The lease of a container; taken over from an earlier attempt that is given up.
-
-    Raises ``LeaseHeld`` KZ503 if somebody else, or a later attempt, has it.
-    """
-    resource = lease_resource(engine, name)
-    try:
-        return caller.ledger.acquire(resource, caller.owner.holder, ttl, caller.clock.now())
-    except LeaseHeld as held:
-        if held.lease is None or not caller.owner.may_take_over(held.lease.holder):
-            raise
-        caller.ledger.release(held.lease, caller.clock.now())
-        fault_point("containers.takeover")
-        return caller.ledger.acquire(resource, caller.owner.holder, ttl, caller.clock.now())
 
 
 def _renew(caller: Caller, lease: Lease, ttl: timedelta) -> Lease:
@@ -491,6 +424,19 @@ def read_frames(stream: Any) -> Iterator[LogLine]:
     for kind, kept in parts.items():
         if kept:
             yield LogLine(at, kind == 2, clean_line("".join(kept)))
+
+
+def read_lines(stream: Any) -> Iterator[LogLine]:
+    """The lines of a container with a terminal: its log has no frames and one stream."""
+    rest = b""
+    while chunk := stream.read1(_CHUNK) if hasattr(stream, "read1") else stream.read(_CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            at, _, text = line.decode("utf-8", "replace").partition(" ")
+            yield LogLine(at, False, clean_line(text))
+    if rest:
+        at, _, text = rest.decode("utf-8", "replace").partition(" ")
+        yield LogLine(at, False, clean_line(text))
 
 
 def _exactly(stream: Any, length: int) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from kaizen.adapters.docker_engine import Engine
+from kaizen.adapters.docker_runs import is_kept
 from kaizen.clock import Clock
 from kaizen.containers import LABEL, lease_resource
 from kaizen.errors import LeaseHeld
@@ -30,6 +31,7 @@ class Found:
     Attributes:
         state: the engine's word. owner: the task it works for. age: since it was made.
         lease: who holds it, None if nobody; ``known`` is False if this ledger never leased it.
+        kept: it has ended, and stays for its owner to look at.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Found:
     age: timedelta
     lease: Lease | None
     known: bool
+    kept: bool
 
 
 def find_containers(engine: Engine, ledger: Ledger, now: datetime) -> Iterator[Found]:
@@ -61,13 +64,14 @@ def find_containers(engine: Engine, ledger: Ledger, now: datetime) -> Iterator[F
             age=now - datetime.fromtimestamp(item["Created"], UTC),
             lease=lease if lease and lease.expires_at > now else None,
             known=lease is not None or ledger.head(LEASES, f"lease/{resource}") is not None,
+            kept=is_kept(engine, item),
         )
 
 
 def remove_orphans(engine: Engine, ledger: Ledger, clock: Clock, is_over: Callable[[str], bool]) -> Iterator[str]:
     """End and remove what nobody owns; what was done, in words."""
     for found in find_containers(engine, ledger, clock.now()):
-        if not found.known:
+        if not found.known or found.kept:
             continue
         if found.lease and not is_over(found.owner):
             continue

@@ -12,18 +12,17 @@ import secrets
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kaizen import bridge, codec
-from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted, acquire, attend, parse_result
+from kaizen.adapters.docker_engine import Ended, Engine, Wanted, parse_result
+from kaizen.adapters.docker_runs import acquire, attend, end_stale, forget, keep_run, start_or_adopt
 from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
 from kaizen.containers import LABEL, MOUNT, Caller, format_size, host_config, labels, user_ids, why_ended, work_name
 from kaizen.errors import KaizenError, LedgerError, StageFailed
 from kaizen.faults import fault_point
-from kaizen.ledger import Lease
 from kaizen.publish import verify_file
 from kaizen.records import ContainerRun
 from kaizen.spec import PlaceSpec
@@ -32,6 +31,9 @@ MAX_RESULT = 16 * 1024**2
 """Bytes of a result file."""
 MAX_OUTPUTS = 8 * 1024**3
 """Bytes of all files that a stage leaves."""
+
+_ENVIRONMENT = ["HOME=/tmp", "MPLCONFIGDIR=/tmp", "PYTHONUNBUFFERED=1"]
+"""What every container gets: nothing of the caller's."""
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +48,33 @@ def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
     engine = Engine(place.engine)
     work = work_digest(request, place)
     name = work_name(caller.owner, work)
-    ttl = max(caller.owner.patience, timedelta(seconds=4 * HEARTBEAT))
-    lease = acquire(caller, engine.id, name, ttl)
-    _end_stale(engine, caller, name, place)
+    lease = acquire(caller, engine, name)
+    end_stale(engine, caller, name, place.stop_timeout)
     wanted = _wanted(engine, request, place, caller, name, work)
-    container, ended = _started(engine, wanted, request, place), None
+    container = start_or_adopt(
+        engine,
+        wanted,
+        caller,
+        prepare=lambda made: _fill(engine, made, request, place),
+        set_aside=lambda ended: engine.remove(ended["Id"]),
+    )
+    ended = None
     try:
-        ended = attend(engine, container, caller, lease, ttl, place.timeout, place.stop_timeout)
+        ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout)
         outputs = _read(engine, ended, request, place)
     except KaizenError as error:
-        # A later attempt has it; or of an engine that does not answer nobody knows what became of it: the next looks.
+        # A later attempt has it; or it goes on; or of an engine that does not answer nobody knows what became of it.
         if isinstance(error, LedgerError) or error.code in ("KZ715", "KZ720"):
             raise
-        _keep(caller, request, wanted, place, ended, error.code)
+        keep_run(caller, container, _record(request, wanted, place, ended, error.code))
+        fault_point("containers.after_failure")
+        # Its volume stays for the next attempt.
         engine.remove(container)
         caller.ledger.release(lease, caller.clock.now())
         raise
-    _keep(caller, request, wanted, place, ended, "")
+    keep_run(caller, container, _record(request, wanted, place, ended, ""))
     fault_point("containers.after_read")
-    caller.finished.append(lambda: _forget(engine, caller, lease, name))
+    caller.finished.append(lambda: forget(engine, caller, lease, name))
     return outputs
 
 
@@ -83,28 +93,6 @@ def work_digest(request: Request, place: PlaceSpec) -> str:
     return digest([facts, place.image])
 
 
-def _forget(engine: Engine, caller: Caller, lease: Lease, name: str) -> None:
-    engine.remove(name)
-    engine.remove_volume(name)
-    caller.ledger.release(lease, caller.clock.now())
-
-
-def _end_stale(engine: Engine, caller: Caller, name: str, place: PlaceSpec) -> None:
-    """End what earlier attempts of this owner left that does other work, or belongs to a base before this one."""
-    for found in engine.ours(owner=caller.owner.name, loop=caller.loop):
-        other = found["Names"][0].lstrip("/")
-        if other == name or int(found["Labels"][f"{LABEL}.base"]) > caller.owner.base:
-            continue
-        try:
-            lease = acquire(caller, engine.id, other, timedelta(seconds=60))
-        except KaizenError as error:
-            log.warning("container %s is left alone: %s", other, error.what)
-            continue
-        log.info("ending container %s: its work is not wanted any more", other)
-        engine.stop(found["Id"], place.stop_timeout)
-        _forget(engine, caller, lease, other)
-
-
 def _wanted(engine: Engine, request: Request, place: PlaceSpec, caller: Caller, name: str, work: str) -> Wanted:
     """What is to be made. The image is the one that the first attempt found: its volume remembers it."""
     described = {"loop": caller.loop, "stage": request.stage, "turn": request.turn, "work": work}
@@ -118,40 +106,20 @@ def _wanted(engine: Engine, request: Request, place: PlaceSpec, caller: Caller, 
     return Wanted(
         name=name,
         labels={**labels(caller.owner, **described, image=image), f"{LABEL}.folder": folder},
-        image=image,
-        command=["python", "-m", "kaizen.bridge", f"{MOUNT}/{folder}"],
-        host_config=host_config(place, name),
-        user=place.user,
-        environment=_environment(),
+        config={
+            "Image": image,
+            "Entrypoint": [],
+            "Cmd": ["python", "-m", "kaizen.bridge", f"{MOUNT}/{folder}"],
+            "User": place.user,
+            "Env": _ENVIRONMENT,
+            "HostConfig": host_config(place, name),
+        },
     )
 
 
-def _environment() -> dict[str, str]:
-    """What every container gets: nothing of the caller's."""
-    return {"HOME": "/tmp", "MPLCONFIGDIR": "/tmp", "PYTHONUNBUFFERED": "1"}  # noqa: S108 - in the container
-
-
-def _started(engine: Engine, wanted: Wanted, request: Request, place: PlaceSpec) -> str:
-    """The id of the container, which runs or has run: made, or adopted."""
-    found = engine.find(wanted.name)
-    if found is not None and found["State"]["Status"] not in ("created", "running"):
-        log.info("container %s has ended already", wanted.name)
-        return str(found["Id"])
-    if found is None:
-        fault_point("containers.before_create")
-        found = engine.create(wanted)
-        fault_point("containers.after_create")
-    container = str(found["Id"])
-    if found["State"]["Status"] == "created":
-        folder = found["Config"]["Labels"][f"{LABEL}.folder"]
-        engine.put(container, MOUNT, list(_files(request, place, folder)))
-        fault_point("containers.before_start")
-        engine.start(wanted, container)
-        fault_point("containers.after_start")
-        log.info("container %s started: image %s", wanted.name, wanted.image)
-    else:
-        log.info("container %s is adopted: it runs since %s", wanted.name, found["State"]["StartedAt"])
-    return container
+def _fill(engine: Engine, made: dict[str, Any], request: Request, place: PlaceSpec) -> None:
+    folder = made["Config"]["Labels"][f"{LABEL}.folder"]
+    engine.put(made["Id"], MOUNT, list(_files(request, place, folder)))
 
 
 def _files(request: Request, place: PlaceSpec, folder: str) -> Iterator[tuple[tarfile.TarInfo, Path | bytes]]:
@@ -210,7 +178,7 @@ def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> d
     try:
         data = engine.read_file(ended.id, f"{inside}/{RESULT}", MAX_RESULT)
         if data is None:
-            raise why_ended(ended.state, place, name=ended.name, peak=ended.peak, tail=ended.tail)
+            raise why_ended(ended.state, place.memory, place.image, name=ended.name, peak=ended.peak, tail=ended.tail)
         result = parse_result(data)
         (folder / RESULT).write_bytes(data)
         outputs = bridge.read_result(folder, int(ended.state["ExitCode"]))
@@ -233,27 +201,17 @@ def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> d
     return outputs
 
 
-def _keep(caller: Caller, request: Request, wanted: Wanted, place: PlaceSpec, ended: Ended | None, cause: str) -> None:
-    """Keep in the ledger what ran, behind which walls, and how it ended."""
-    record = ContainerRun(
+def _record(request: Request, wanted: Wanted, place: PlaceSpec, ended: Ended | None, cause: str) -> ContainerRun:
+    """What ran, behind which walls, and how it ended."""
+    return ContainerRun(
         container=wanted.name,
         stage=request.stage,
         turn=request.turn,
         image=place.image,
-        image_id=wanted.image,
+        image_id=wanted.config["Image"],
         opened=tuple(sorted(place.opened)),
         exit_code=int(ended.state["ExitCode"]) if ended else -1,
         cause=cause,
         peak_memory=ended.peak if ended else 0,
         seconds=ended.seconds if ended else 0.0,
-    )
-    caller.ledger.append(
-        caller.loop,
-        f"container/{wanted.name}",
-        "ContainerRun",
-        f"{ended.id if ended else secrets.token_hex(8)}/{caller.owner.holder}",
-        record.to_json(),
-        turn=request.turn,
-        at=caller.clock.now(),
-        actor=caller.owner.name,
     )

@@ -12,6 +12,7 @@ from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
+from kaizen.containers import Call
 from kaizen.errors import UsageError
 from kaizen.loop import open_loop, roots
 from kaizen.snapshot import read_snapshot
@@ -66,8 +67,12 @@ class KaizenHook(BaseHook):
         except KaizenError as error:
             return False, str(error)
 
-    def run_stage(self, stage: str, spec: str, env: str, order: Order, *, actor: str) -> StageResult:
+    def run_stage(
+        self, stage: str, spec: str, env: str, order: Order, *, actor: str, call: Call | None = None
+    ) -> StageResult:
         """Do what is due of one stage: in this process, or by the Python of the loop's place, which has the libraries.
+
+        ``call`` says whose containers are, if the place makes some.
 
         Raises ``KaizenError``: what the stage refuses; KZ241 a ledger that other hosts cannot reach.
         """
@@ -75,7 +80,7 @@ class KaizenHook(BaseHook):
         place = read_snapshot(path, env).place
         _refuse_local_ledger(path, env, environment)
         if place["mode"] != "python":
-            with open_loop(path, env=env, environment=environment, actor=actor) as loop:
+            with open_loop(path, env=env, environment=environment, actor=actor, call=call) as loop:
                 return run_stage(loop, stage, order)
         variables = {**_handed_on(), **_as_variables(environment), "KAIZEN_ACTOR": actor}
         with tempfile.TemporaryDirectory(prefix="kaizen-stage-") as folder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,12 +11,15 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowSkipException
 
+from kaizen.containers import Interrupted
 from kaizen.errors import KaizenError
 from kaizen.publish import publish_text
+from kaizen.snapshot import read_snapshot
 from kaizen.stages import Order, StageResult
+from kaizen_airflow.containers import call_of
 from kaizen_airflow.hooks.kaizen import KaizenHook
 from kaizen_airflow.links.stage import ReportLink, TrackingRunLink
-from kaizen_airflow.settings import environment_name, report_file
+from kaizen_airflow.settings import environment_name, report_file, spec_path
 from kaizen_airflow.timing import measured
 
 if TYPE_CHECKING:
@@ -68,17 +73,19 @@ class StageOperator(BaseOperator):
         self.env = env
         self.kaizen_conn_id = kaizen_conn_id
         self.result: StageResult | None = None
+        self._at_work = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the stage, tell what it left, and skip what follows if there is nothing to hand on."""
         ti = context["ti"]
-        with measured() as spent:
+        with measured() as spent, self._interruptible():
             result = KaizenHook(self.kaizen_conn_id).run_stage(
                 self.stage,
                 self.spec,
                 environment_name(self.env),
                 self.order(context),
                 actor=f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}",
+                call=call_of(self, context),
             )
         self.result, value = result, {**summary(result), "seconds": vars(spent)}
         if result.report:
@@ -90,6 +97,20 @@ class StageOperator(BaseOperator):
             ti.xcom_push(key="return_value", value=value)
             raise AirflowSkipException(result.idle)
         return value
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Within it a signal to end ends the stage where it stands, instead of being noted only."""
+        self._at_work = read_snapshot(spec_path(self.spec), environment_name(self.env)).place["mode"] == "docker"
+        try:
+            yield
+        finally:
+            self._at_work = False
+
+    def on_kill(self) -> None:
+        """A signal says nothing: whoever follows a container asks Airflow what is meant."""
+        if self._at_work:
+            raise Interrupted
 
     def order(self, context: Context) -> Order:
         """What this task asks of the stage."""

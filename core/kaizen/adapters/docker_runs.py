@@ -1,0 +1,181 @@
+"""One run of a container through any number of attempts: leased, made or adopted, attended to its end, recorded.
+
+A later attempt at the same task finds the container by its name. Running it is followed on; ended it is read, unless an
+earlier attempt has told its failure already: then it is set aside and a new one made.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted
+from kaizen.containers import LABEL, Caller, Interrupted, lease_resource
+from kaizen.errors import KaizenError, LeaseHeld, LedgerError, StageFailed
+from kaizen.faults import fault_point
+from kaizen.ledger import Lease
+from kaizen.records import ContainerRun
+
+QUICK = timedelta(seconds=2)
+"""Between SIGTERM and SIGKILL when the caller itself is about to be killed."""
+_HOLD = timedelta(seconds=60)
+
+log = logging.getLogger(__name__)
+
+
+def lease_time(caller: Caller) -> timedelta:
+    """For how long a lease is taken at a time: as long as the next attempt may take to come, and several heartbeats."""
+    return max(caller.owner.patience, timedelta(seconds=4 * HEARTBEAT))
+
+
+def acquire(caller: Caller, engine: Engine, name: str, ttl: timedelta | None = None) -> Lease:
+    """The lease of a container; taken over from an earlier attempt that is given up.
+
+    Raises ``LeaseHeld`` KZ503 if somebody else, or a later attempt, has it.
+    """
+    resource, ttl = lease_resource(engine.id, name), ttl or lease_time(caller)
+    try:
+        return caller.ledger.acquire(resource, caller.owner.holder, ttl, caller.clock.now())
+    except LeaseHeld as held:
+        if held.lease is None or not caller.owner.may_take_over(held.lease.holder):
+            raise
+        caller.ledger.release(held.lease, caller.clock.now())
+        fault_point("containers.takeover")
+        return caller.ledger.acquire(resource, caller.owner.holder, ttl, caller.clock.now())
+
+
+def end_stale(engine: Engine, caller: Caller, name: str, grace: timedelta) -> None:
+    """End what earlier attempts of this owner left that does other work, or belongs to a base before this one."""
+    for found in engine.ours(owner=caller.owner.name, loop=caller.loop):
+        other, labels = found["Names"][0].lstrip("/"), found["Labels"]
+        if other == name or int(labels[f"{LABEL}.base"]) > caller.owner.base or is_kept(engine, found):
+            continue
+        try:
+            lease = acquire(caller, engine, other, _HOLD)
+        except KaizenError as error:
+            log.warning("container %s is left alone: %s", other, error.what)
+            continue
+        log.info("ending container %s: its work is not wanted any more", other)
+        engine.stop(found["Id"], grace)
+        forget(engine, caller, lease, other)
+
+
+def is_kept(engine: Engine, item: Mapping[str, Any]) -> bool:
+    """True for a listed container that has ended and that its owner wants to look at."""
+    keep = item["Labels"].get(f"{LABEL}.keep", "")
+    if not keep or item["State"] in ("running", "paused"):
+        return False
+    found = engine.find(item["Id"]) if keep == "failed" else None
+    return keep == "ended" or bool(found and found["State"]["ExitCode"])
+
+
+def forget(engine: Engine, caller: Caller, lease: Lease, name: str) -> None:
+    """Remove a container, its volume and its lease: what it left has been kept elsewhere, or is not wanted."""
+    engine.remove(name)
+    engine.remove_volume(name)
+    caller.ledger.release(lease, caller.clock.now())
+
+
+def start_or_adopt(
+    engine: Engine,
+    wanted: Wanted,
+    caller: Caller,
+    *,
+    prepare: Callable[[dict[str, Any]], None],
+    set_aside: Callable[[dict[str, Any]], None],
+) -> str:
+    """The id of the container that does this work, running or ended.
+
+    Args:
+        prepare: fills a container that has not been started, whoever made it; called again if the caller died before.
+        set_aside: frees the name of one whose failure was told before.
+    """
+    found = engine.find(wanted.name)
+    if found is not None and found["State"]["Status"] in ("exited", "dead") and _was_told(caller, found["Id"]):
+        set_aside(found)
+        found = None
+    if found is None:
+        fault_point("containers.before_create")
+        found = engine.create(wanted)
+        fault_point("containers.after_create")
+    elif found["State"]["Status"] != "created":
+        since = found["State"]["StartedAt"]
+        log.info(
+            "container %s of an earlier attempt is adopted: %s, started %s",
+            wanted.name,
+            found["State"]["Status"],
+            since,
+        )
+    container = str(found["Id"])
+    if found["State"]["Status"] == "created":
+        prepare(found)
+        fault_point("containers.before_start")
+        engine.start(wanted, container)
+        fault_point("containers.after_start")
+        log.info("container %s started, image %s", wanted.name, wanted.config["Image"])
+    return container
+
+
+def _was_told(caller: Caller, container: str) -> bool:
+    told = caller.ledger.find(caller.loop, ContainerRun.__name__, container)
+    return told is not None and told.payload["cause"] != ""
+
+
+def keep_run(caller: Caller, container: str, record: ContainerRun) -> None:
+    """Keep in the ledger how a container ended, once."""
+    if caller.ledger.find(caller.loop, ContainerRun.__name__, container) is not None:
+        return
+    caller.ledger.append(
+        caller.loop,
+        f"container/{record.container}",
+        ContainerRun.__name__,
+        container,
+        record.to_json(),
+        turn=record.turn,
+        at=caller.clock.now(),
+        actor=caller.owner.name,
+    )
+
+
+def attend(
+    engine: Engine, container: str, caller: Caller, lease: Lease, deadline: timedelta | None, grace: timedelta
+) -> Ended:
+    """``Engine.follow``; if that is interrupted, end the container or leave it under its lease, as the caller says.
+
+    Raises what ``follow`` raises, the interruption, and ``StageFailed`` KZ720 in place of ``Interrupted``.
+    """
+    ttl = lease_time(caller)
+    try:
+        return engine.follow(container, caller, lease, ttl, deadline)
+    except KaizenError:
+        raise
+    except BaseException as interruption:
+        told = "it goes on, and the next attempt finds it"
+        if caller.call.ends(interruption) and _still_holds(caller, lease, ttl):
+            # Whoever interrupts a task does not wait for long.
+            engine.patience = QUICK.total_seconds()
+            engine.stop(container, min(grace, QUICK))
+            engine.remove(container)
+            caller.ledger.release(lease, caller.clock.now())
+            told = "it was ended"
+        log.info("interrupted while container %s ran: %s", container[:12], told)
+        if isinstance(interruption, Interrupted):
+            raise StageFailed(
+                "KZ720",
+                f"interrupted while the container ran: {told}",
+                where=f"container {container[:12]}",
+                limit="a task that is left alone",
+                action="retry" if told.startswith("it goes on") else "start the task again",
+            ) from interruption
+        raise
+
+
+def _still_holds(caller: Caller, lease: Lease, ttl: timedelta) -> bool:
+    """False if a later attempt has the container, or nobody can say."""
+    try:
+        caller.ledger.renew(lease, ttl, caller.clock.now())
+    except LedgerError:
+        return False
+    return True

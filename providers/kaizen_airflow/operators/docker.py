@@ -1,0 +1,296 @@
+"""A DockerOperator whose containers cannot be lost: change one import, keep the arguments.
+
+    from kaizen_airflow.operators.docker import DurableDockerOperator as DockerOperator
+
+Needs the Docker provider: ``pip install 'kaizen-mlops[airflow-docker]'``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.docker.exceptions import DockerContainerFailedException, DockerContainerFailedSkipException
+from airflow.providers.docker.hooks.docker import DockerHook
+from airflow.providers.docker.operators.docker import DockerOperator
+from airflow.sdk.definitions.retry_policy import RetryDecision
+from docker.types import Mount
+
+from kaizen.adapters.docker_engine import Ended, Engine, Wanted
+from kaizen.adapters.docker_runs import acquire, attend, end_stale, keep_run, start_or_adopt
+from kaizen.canonical import digest
+from kaizen.clock import WallClock
+from kaizen.containers import LABEL, Caller, Interrupted, labels, lease_resource, why_ended, work_name
+from kaizen.errors import StageFailed
+from kaizen.ledger import open_ledger
+from kaizen.records import ContainerRun
+from kaizen_airflow.containers import call_of
+from kaizen_airflow.hooks.kaizen import KaizenHook
+from kaizen_airflow.operators.stage import RefusalPolicy
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from docker import APIClient
+    from kaizen.ledger import Lease, Ledger
+
+_KEPT = {"never": "ended", "success": "failed", "force": ""}
+"""By ``auto_remove``, which containers stay for somebody to look at."""
+PERMANENT = frozenset({"KZ708", "KZ709", "KZ714", "KZ716", "KZ717"})
+"""Causes that no retry mends."""
+
+
+class DurableContainerFailed(DockerContainerFailedException):
+    """A container failed: ``cause`` says why, with a code."""
+
+    def __init__(self, cause: StageFailed, logs: list[str | bytes]) -> None:
+        super().__init__(f"Docker container failed: {cause}", logs=logs)
+        self.cause = cause
+
+
+class CausePolicy(RefusalPolicy):
+    """Fail at once with what no retry mends; go by the task's ``retries`` with everything else."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        if isinstance(exception, DurableContainerFailed) and exception.cause.code in PERMANENT:
+            return RetryDecision.fail(reason=f"{exception.cause.code}: {exception.cause.what}")
+        return super().evaluate(exception, try_number, max_tries, context)
+
+
+class DurableDockerOperator(DockerOperator):
+    """``DockerOperator`` with one container through any kill: a retry adopts it, goes on with its log, has its result.
+
+    Arguments, connection and defaults are the parent's. So is its XCom value, but taken from the log as it is after the
+    exit, fetched again. ``auto_remove="success"`` keeps a container that failed.
+
+    Args:
+        kaizen_conn_id: connection that names the ledger, where leases of containers are; without one KAIZEN_LEDGER_URL,
+            else a file below AIRFLOW_HOME.
+        stop_timeout: seconds between SIGTERM and SIGKILL when the container is to end.
+    """
+
+    def __init__(
+        self, *, kaizen_conn_id: str = KaizenHook.default_conn_name, stop_timeout: float = 10.0, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("retry_policy", CausePolicy())
+        super().__init__(**kwargs)
+        self.kaizen_conn_id = kaizen_conn_id
+        self.stop_timeout = stop_timeout
+        # Only when Airflow knows of the success may the container go: a task that dies before is tried again.
+        self.on_success_callback = [*_as_list(self.on_success_callback), _remove_ended]
+        self._ended_name = ""
+        self._planner: _Planner | None = None
+        self._following = False
+
+    @property
+    def cli(self) -> APIClient:
+        """The parent's client; while a container is planned, one that only takes down what the parent would make."""
+        return self._planner or super().cli
+
+    def execute(self, context: Context) -> list[str] | str | None:
+        """Make the container or adopt it, attend it to its end, and return what it said."""
+        self._normalize_mounts()
+        engine = Engine(str(self.docker_url), connect=self._connect)
+        with open_ledger(self._ledger_url()) as ledger:
+            caller = Caller(call_of(self, context), ledger, WallClock(), f"airflow/{self.dag_id}")
+            wanted = self._wanted(engine, caller)
+            lease = acquire(caller, engine, wanted.name)
+            grace = timedelta(seconds=self.stop_timeout)
+            end_stale(engine, caller, wanted.name, grace)
+            container = start_or_adopt(
+                engine,
+                wanted,
+                caller,
+                prepare=lambda _: None,
+                set_aside=lambda ended: self._set_aside(engine, ended),
+            )
+            self.container = {"Id": container}
+            with self._interruptible():
+                ended = attend(engine, container, caller, lease, None, grace)
+            return self._outcome(engine, caller, lease, wanted, ended)
+
+    def on_kill(self) -> None:
+        """A signal says nothing: whoever follows a container asks Airflow what is meant."""
+        if self._following:
+            raise Interrupted
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        self._following = True
+        try:
+            yield
+        finally:
+            self._following = False
+
+    def _connect(self, timeout: float) -> APIClient:
+        """A client as the parent's hook makes them, with this time limit of one call."""
+        tls = DockerHook.construct_tls_config(
+            ca_cert=self.tls_ca_cert,
+            client_cert=self.tls_client_cert,
+            client_key=self.tls_client_key,
+            verify=self.tls_verify,
+            assert_hostname=self.tls_hostname,
+            ssl_version=self.tls_ssl_version,
+        )
+        return DockerHook(self.docker_conn_id, self.docker_url, self.api_version, tls, int(timeout)).api_client
+
+    def _ledger_url(self) -> str:
+        given = KaizenHook(self.kaizen_conn_id).get_conn().ledger or os.environ.get("KAIZEN_LEDGER_URL")
+        if given:
+            return given
+        folder = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "kaizen"
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder / 'ledger.db'}"
+
+    # What the parent would make.
+
+    def _wanted(self, engine: Engine, caller: Caller) -> Wanted:
+        config = self._plan(engine, None)
+        # Values of secrets are left out: a digest of a short one would tell it.
+        work = digest([str(self.image), {**config, "Env": sorted(f"{k}={v}" for k, v in self.environment.items())}])
+        name = self.container_name or work_name(caller.owner, work)
+        if self.mount_tmp_dir:
+            # It lives as long as the container, not as long as this process.
+            folder = self._tmp_dir_of(name)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            config = self._plan(engine, folder)
+        if self.force_pull and engine.find(name) is None:
+            engine.pull(str(self.image))
+        config["Image"] = engine.pin(str(self.image))
+        config["HostConfig"].setdefault("Init", True)
+        described = {"loop": caller.loop, "stage": self.task_id, "turn": "", "work": work, "image": config["Image"]}
+        keep = {f"{LABEL}.keep": _KEPT[self.auto_remove]}
+        given = self.labels if isinstance(self.labels, dict) else dict.fromkeys(self.labels or [], "")
+        return Wanted(name, {**given, **labels(caller.owner, **described), **keep}, config)
+
+    def _plan(self, engine: Engine, tmp_dir: Path | None) -> dict[str, Any]:
+        """The body of the call by which the parent would create its container."""
+        mounts = [*self.mounts, *([Mount(self.tmp_dir, str(tmp_dir), "bind")] if tmp_dir else [])]
+        self._planner = _Planner(engine.api)
+        try:
+            self._run_image_with_mounts(mounts, add_tmp_variable=tmp_dir is not None)
+        except _PlannedError as planned:
+            given = planned.given
+        finally:
+            self._planner = None
+        for name in ("name", "labels"):
+            given.pop(name)
+        return dict(engine.api.create_container_config(**given))
+
+    def _tmp_dir_of(self, name: str) -> Path:
+        return Path(self.host_tmp_dir or tempfile.gettempdir()) / f"airflowtmp-{name}"
+
+    def _set_aside(self, engine: Engine, ended: dict[str, Any]) -> None:
+        """Free the name of a container that failed before."""
+        if self.auto_remove == "force":
+            engine.remove(ended["Id"])
+        else:
+            engine.rename(ended["Id"], f"{ended['Name'].lstrip('/')}-{ended['Id'][:12]}")
+
+    # What came of it.
+
+    def _outcome(
+        self, engine: Engine, caller: Caller, lease: Lease, wanted: Wanted, ended: Ended
+    ) -> list[str] | str | None:
+        code = int(ended.state["ExitCode"])
+        failure = self._failure(ended) if code else None
+        keep_run(caller, ended.id, self._record(wanted, ended, failure))
+        if failure is None:
+            value = self._value(engine, ended)
+            self._ended_name = wanted.name
+            return value
+        said: list[str | bytes] = list(self._log_lines(engine, ended.id))
+        self._give_back(engine, caller.ledger, lease, remove=self.auto_remove == "force")
+        if code in self.skip_on_exit_code:
+            raise DockerContainerFailedSkipException(
+                f"Docker container returned exit code {code}. Skipping.", logs=said
+            )
+        raise DurableContainerFailed(failure, said)
+
+    def clean_up(self) -> None:
+        """Give back what a container that succeeded held; Airflow knows of the success."""
+        if not self._ended_name:
+            return
+        engine = Engine(str(self.docker_url), connect=self._connect, patience=10)
+        with open_ledger(self._ledger_url()) as ledger:
+            lease = ledger.lease(lease_resource(engine.id, self._ended_name))
+            if lease is not None:
+                self._give_back(engine, ledger, lease, remove=self.auto_remove != "never")
+
+    def _give_back(self, engine: Engine, ledger: Ledger, lease: Lease, *, remove: bool) -> None:
+        name = lease.resource.rpartition("/")[2]
+        if remove:
+            engine.remove(name)
+            shutil.rmtree(self._tmp_dir_of(name), ignore_errors=True)
+        ledger.release(lease, WallClock().now())
+
+    def _record(self, wanted: Wanted, ended: Ended, failure: StageFailed | None) -> ContainerRun:
+        return ContainerRun(
+            container=wanted.name,
+            stage=self.task_id,
+            turn="",
+            image=str(self.image),
+            image_id=wanted.config["Image"],
+            opened=(),
+            exit_code=int(ended.state["ExitCode"]),
+            cause=failure.code if failure else "",
+            peak_memory=ended.peak,
+            seconds=ended.seconds,
+        )
+
+    def _failure(self, ended: Ended) -> StageFailed:
+        memory = str(self.mem_limit or "of the engine")
+        return why_ended(ended.state, memory, str(self.image), name=ended.name, peak=ended.peak, tail=ended.tail)
+
+    def _value(self, engine: Engine, ended: Ended) -> list[str] | str | None:
+        if self.retrieve_output:
+            found: list[str] | str | None = self._attempt_to_retrieve_result()  # type: ignore[no-untyped-call]
+            return found
+        if not self.do_xcom_push:
+            return None
+        lines = self._log_lines(engine, ended.id)
+        if self.xcom_all:
+            return lines
+        return lines[-1] if lines else None
+
+    def _log_lines(self, engine: Engine, container: str) -> list[str]:
+        """The container's whole log as the engine has it now, or its last line if no more is wanted."""
+        tail: int | str = "all" if self.xcom_all else 20
+        text = engine.ask(engine.slow.logs, container, stdout=True, stderr=True, tail=tail).decode("utf-8", "replace")
+        return [line.rstrip() for line in text.rstrip("\n").split("\n")] if text else []
+
+
+def _remove_ended(context: Context) -> None:
+    task = context["task"]
+    if isinstance(task, DurableDockerOperator):
+        task.clean_up()
+
+
+def _as_list(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple | set) else [callbacks]
+
+
+class _PlannedError(Exception):
+    def __init__(self, given: dict[str, Any]) -> None:
+        super().__init__()
+        self.given = given
+
+
+class _Planner:
+    """Stands where the parent has its client, up to the call that would create a container."""
+
+    def __init__(self, api: APIClient) -> None:
+        self.create_host_config = api.create_host_config
+
+    def create_container(self, **given: Any) -> None:
+        raise _PlannedError(given)
