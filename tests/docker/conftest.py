@@ -23,7 +23,11 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 @pytest.fixture(scope="session")
 def stage_image(docker_engine):  # noqa: F811
     """An image whose stages do what the request's spec says: see ``stand_in.py``."""
+    return make_stage_image(docker_engine)
+
+
+def make_stage_image(engine):
     lines = STAND_IN.read_text().replace("\\", "\\\\").replace("'", "'\"'\"'").splitlines()
     written = " ".join(f"'{line}'" for line in lines)
     target = "/usr/lib/python3/dist-packages/kaizen/adapters/place.py"
-    return build_kaizen_image(docker_engine, [f"RUN printf '%b\\n' {written} > {target}"])
+    return build_kaizen_image(engine, [f"RUN printf '%b\\n' {written} > {target}"])

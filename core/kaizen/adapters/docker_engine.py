@@ -42,6 +42,8 @@ _CHUNK = 1024 * 1024
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Connect = Callable[[float], docker.APIClient]
+"""Makes a client, given the seconds that one call may take."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,14 @@ class Engine:
     """
 
     def __init__(
-        self, url: str = "", *, patience: float = PATIENCE, connect: Callable[[float], docker.APIClient] | None = None
+        self,
+        url: str = "",
+        *,
+        patience: float | None = None,
+        connect: Callable[[float], docker.APIClient] | None = None,
     ) -> None:
         self.url = url
-        self.patience = patience
+        self.patience = PATIENCE if patience is None else patience
         self._connect = connect or self._by_url
         self.api = self.ask(self._connect, CALL_TIMEOUT)
         # Copying may keep the engine busy for longer than it takes to see that it hangs.
@@ -291,28 +297,38 @@ class Engine:
 
     def read_file(self, container: str, path: str, limit: int) -> bytes | None:
         """One small regular file of a container, None if it is not there. ``ValueError`` beyond ``limit`` bytes."""
-        with closing(self._members(container, path, limit)) as members:
-            return next((content.read() for _, content in members), None)
+
+        def read() -> bytes | None:
+            with closing(self._members(container, path, limit)) as members:
+                return next((content.read() for _, content in members), None)
+
+        return self.ask(read)
 
     def read_tree(self, container: str, path: str, target: Path, limit: int) -> None:
         """The regular files below ``path`` of a container, into ``target``. ``ValueError`` for anything else in it."""
-        with closing(self._members(container, path, limit)) as members:
-            for name, content in members:
-                file = target / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("wb") as copy:
-                    shutil.copyfileobj(content, copy, _CHUNK)
+
+        def read() -> None:
+            with closing(self._members(container, path, limit)) as members:
+                for name, content in members:
+                    file = target / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    with file.open("wb") as copy:
+                        shutil.copyfileobj(content, copy, _CHUNK)
+
+        self.ask(read)
 
     def _members(self, container: str, path: str, limit: int) -> Generator[tuple[str, IO[bytes]], None, None]:
         # The engine holds the container until the last byte is taken or the connection is closed.
         url = f"{self.slow.base_url}/v{self.slow.api_version}/containers/{container}/archive"
         given: dict[str, Any] = {"params": {"path": path}, "headers": {"Accept-Encoding": "identity"}, "stream": True}
-        response = self.ask(lambda: self.slow.get(url, timeout=PULL_TIMEOUT, **given))
-        with response:
+        with self.slow.get(url, timeout=PULL_TIMEOUT, **given) as response:
             if response.status_code == 404:
                 return
             response.raise_for_status()
-            yield from _regular_files(response.raw, path, limit)
+            try:
+                yield from _regular_files(response.raw, path, limit)
+            except (tarfile.ReadError, urllib3.exceptions.HTTPError) as error:
+                raise requests.exceptions.ConnectionError(f"the archive of {path} was cut: {error}") from error
 
     # Following one to its end.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from kaizen import bridge, codec
 from kaizen.adapters.docker_engine import Ended, Engine, Wanted, parse_result
-from kaizen.adapters.docker_runs import acquire, attend, end_stale, forget, keep_run, start_or_adopt
+from kaizen.adapters.docker_runs import acquire, attend, end_stale, forget, keep_run, start_or_adopt, told_as_refusals
 from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
 from kaizen.containers import LABEL, MOUNT, Caller, format_size, host_config, labels, user_ids, why_ended, work_name
@@ -38,6 +38,7 @@ _ENVIRONMENT = ["HOME=/tmp", "MPLCONFIGDIR=/tmp", "PYTHONUNBUFFERED=1"]
 log = logging.getLogger(__name__)
 
 
+@told_as_refusals()
 def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
     """``bridge.run`` in a container: its outputs, with the files in ``request.folder``.
 

@@ -7,9 +7,12 @@ earlier attempt has told its failure already: then it is set aside and a new one
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+
+from docker.errors import APIError
 
 from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted
 from kaizen.containers import LABEL, Caller, Interrupted, lease_resource
@@ -28,6 +31,21 @@ log = logging.getLogger(__name__)
 def lease_time(caller: Caller) -> timedelta:
     """For how long a lease is taken at a time: as long as the next attempt may take to come, and several heartbeats."""
     return max(caller.owner.patience, timedelta(seconds=4 * HEARTBEAT))
+
+
+@contextmanager
+def told_as_refusals() -> Iterator[None]:
+    """What the engine answers with an error that nobody expected, as ``StageFailed`` KZ719."""
+    try:
+        yield
+    except APIError as error:
+        raise StageFailed(
+            "KZ719",
+            "the Docker engine refused a call",
+            where=str(getattr(error.response, "url", "")),
+            value=str(error.explanation or error)[:500],
+            action="read its message and its log (journalctl -u docker); then retry",
+        ) from error
 
 
 def acquire(caller: Caller, engine: Engine, name: str, ttl: timedelta | None = None) -> Lease:

@@ -23,7 +23,7 @@ from airflow.sdk.definitions.retry_policy import RetryDecision
 from docker.types import Mount
 
 from kaizen.adapters.docker_engine import Ended, Engine, Wanted
-from kaizen.adapters.docker_runs import acquire, attend, end_stale, keep_run, start_or_adopt
+from kaizen.adapters.docker_runs import acquire, attend, end_stale, keep_run, start_or_adopt, told_as_refusals
 from kaizen.canonical import digest
 from kaizen.clock import WallClock
 from kaizen.containers import LABEL, Caller, Interrupted, labels, lease_resource, why_ended, work_name
@@ -95,6 +95,7 @@ class DurableDockerOperator(DockerOperator):
         """The parent's client; while a container is planned, one that only takes down what the parent would make."""
         return self._planner or super().cli
 
+    @told_as_refusals()
     def execute(self, context: Context) -> list[str] | str | None:
         """Make the container or adopt it, attend it to its end, and return what it said."""
         self._normalize_mounts()

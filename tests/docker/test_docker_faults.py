@@ -1,0 +1,147 @@
+"""What befalls networks and engines (F03, F15, F18, F19, F50, F51): the container's state decides, nothing doubles."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from tests.docker.faulty_socket import FaultySocket
+from tests.docker.test_docker_place import Told, caller_of, request_of
+from tests.docker_engine import DockerEngine, Registry, build_base_image
+
+from kaizen import bridge
+from kaizen.adapters import docker_engine as engine_module
+from kaizen.errors import StageFailed
+from kaizen.ledger import open_ledger
+from kaizen.spec import PlaceSpec
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+def between(docker_engine):
+    with FaultySocket(docker_engine.host) as found:
+        yield found
+
+
+@pytest.fixture
+def place(between, stage_image):
+    return PlaceSpec(mode="docker", image=stage_image, engine=between.host, memory="128m", cpus=1.0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """What takes seconds for people takes less here."""
+    monkeypatch.setattr(engine_module, "HEARTBEAT", 1.0)
+    monkeypatch.setattr(engine_module, "CALL_TIMEOUT", 2.0)
+
+
+FAULTS = {
+    "the log is cut": [("GET .*/logs", "cut:700"), ("GET .*/logs", "cut:900"), ("GET .*/logs", "cut:1")],
+    "the log is refused": [("GET .*/logs", "500"), ("GET .*/logs", "500")],
+    "the log hangs": [("GET .*/logs", "hang")],
+    "the answer to create is lost": [("POST .*/containers/create", "lose")],
+    "the answer to start is lost": [("POST .*/start", "lose")],
+    "the answer to inspect is lost": [("GET .*/json", "lose"), ("GET .*/json", "hang")],
+    "the data is lost on its way": [("PUT .*/archive", "lose")],
+    "the result is cut on its way": [("GET .*/archive", "cut:300")],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_on_the_way_changes_neither_result_nor_log(tmp_path, ledger, place, between, docker_engine, name):
+    told = Told()
+    between.faults = list(FAULTS[name])
+    caller = caller_of(ledger, told)
+    outputs = bridge.run(request_of(tmp_path, lines=20, every=0.1), place, caller)
+    assert between.faults == []
+    assert told.texts == [f"line {n}" for n in range(20)]
+    assert outputs["metric"] == 0.5
+    assert len(docker_engine.client.api.containers(all=True)) == 1
+    caller.settle()
+    assert docker_engine.client.api.containers(all=True) == []
+
+
+def test_an_engine_that_hangs_is_said_to_and_nothing_doubles_when_it_goes_on(
+    tmp_path, ledger, place, docker_engine, monkeypatch
+):
+    told = Told()
+    request = request_of(tmp_path / "1", lines=40, every=0.1)
+
+    class Hung(Told):
+        def tell(self, name, line, mark):
+            told.tell(name, line, mark)
+            if len(told.lines) == 5:
+                docker_engine.pause()
+
+    place = replace(place, engine=docker_engine.host)
+    began = time.monotonic()
+    monkeypatch.setattr(engine_module, "PATIENCE", 3.0)
+    try:
+        with pytest.raises(StageFailed, match="KZ715") as thrown:
+            bridge.run(request, place, caller_of(ledger, Hung(), attempt=1))
+    finally:
+        docker_engine.resume()
+    assert thrown.value.may_pass
+    assert time.monotonic() - began < 30
+    second = caller_of(ledger, told, attempt=2)
+    bridge.run(replace(request, folder=str(tmp_path / "2")), place, second)
+    assert told.texts == [f"line {n}" for n in range(40)]
+    assert len(docker_engine.client.api.containers(all=True)) == 1
+    second.settle()
+
+
+def test_an_engine_that_is_killed_and_comes_back_loses_nothing(tmp_path, ledger, stage_image):
+    from tests.docker.conftest import make_stage_image
+
+    with DockerEngine(live_restore=True) as engine:
+        place = PlaceSpec(mode="docker", image=make_stage_image(engine), engine=engine.host, memory="128m", cpus=1.0)
+        told = Told()
+
+        class Killed(Told):
+            def tell(self, name, line, mark):
+                told.tell(name, line, mark)
+                if len(told.lines) == 5:
+                    engine.kill()
+                    threading.Timer(1, engine.start).start()
+
+        caller = caller_of(ledger, Killed())
+        caller = replace(caller, call=replace(caller.call, log=replace(caller.call.log, resume=lambda _: told.mark)))
+        outputs = bridge.run(request_of(tmp_path, lines=40, every=0.1), place, caller)
+        assert told.texts == [f"line {n}" for n in range(40)]
+        assert outputs["metric"] == 0.5
+        caller.settle()
+
+
+def test_a_pull_tells_its_own_reason_and_a_tag_that_moves_changes_no_run(tmp_path, ledger, place, docker_engine):
+    api = docker_engine.client.api
+    with Registry() as registry:
+        name = f"{registry.address}/train:1"
+        api.tag(place.image, *name.rsplit(":", 1))
+        list(api.push(name, stream=True, decode=True))
+        pinned = api.inspect_image(name)["Id"]
+        api.remove_image(name)
+        told = Told()
+        place = replace(place, image=name)
+        request = request_of(tmp_path / "1", lines=10, every=0.1, exit=1)
+        with pytest.raises(StageFailed, match="KZ703"):
+            bridge.run(request, place, caller_of(ledger, told, attempt=1))
+        api.tag(build_base_image(docker_engine), *name.rsplit(":", 1))
+        with pytest.raises(StageFailed, match="KZ703"):
+            bridge.run(request, place, caller_of(ledger, told, attempt=2))
+        runs = [e.payload["image_id"] for e in ledger.events("a/loop", kind="ContainerRun")]
+        assert runs == [pinned, pinned]
+        with pytest.raises(StageFailed, match="KZ714") as missing:
+            bridge.run(request, replace(place, image=f"{registry.address}/train:2"), caller_of(ledger, told, base=3))
+        assert "manifest" in str(missing.value)
+    gone = f"{registry.address}/other:1"
+    with pytest.raises(StageFailed, match="KZ713") as refused:
+        bridge.run(request, replace(place, image=gone), caller_of(ledger, told, base=4))
+    assert "connection refused" in str(refused.value)
+    assert "No such image" not in str(refused.value)
