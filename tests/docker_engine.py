@@ -91,10 +91,12 @@ class DockerEngine:
 
     A container has no network, unless it asks for the host's (``network_mode="host"``). With ``live_restore``
     containers outlive the engine. What an interrupted session left is cleared by the next engine that starts.
+    ``runtimes`` are further names by which it knows runc.
     """
 
-    def __init__(self, live_restore: bool = False) -> None:
+    def __init__(self, live_restore: bool = False, runtimes: Sequence[str] = ()) -> None:
         self.live_restore = live_restore
+        self.runtimes = runtimes
         self._folder: Path | None = None
         self._owner = -1
         self._process: subprocess.Popen[bytes] | None = None
@@ -165,7 +167,8 @@ class DockerEngine:
     def _options(self) -> list[str]:
         folder = self.folder
         # The machine's own /etc/docker/daemon.json is not read.
-        (folder / "daemon.json").write_text(json.dumps({"live-restore": self.live_restore}))
+        runtimes = {name: {"path": _find("runc", "runc")} for name in self.runtimes}
+        (folder / "daemon.json").write_text(json.dumps({"live-restore": self.live_restore, "runtimes": runtimes}))
         return [
             f"--config-file={folder}/daemon.json",
             f"--host={self.host}",

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         _reconcile,
         "heal what only shows the ledger (aliases of the registry), remove what killed processes left",
     )
+    command("containers", _containers, "containers of ours on the engine: whose, since when, and who holds them")
     made = command("stage", _stage, "one stage of a loop, for whoever schedules stages one by one", spec=False)
     made.add_argument("stage", choices=STAGE_WORDS, metavar="STAGE", help=", ".join(STAGE_WORDS))
     made.add_argument("spec", nargs="?", type=Path, help="kaizen.yml")
@@ -310,6 +311,41 @@ def _reconcile(arguments: argparse.Namespace) -> int:
         mended = reconcile(loop)
     print(json.dumps(mended) if arguments.json else "\n".join(mended) or "nothing to mend")
     return 0
+
+
+def _containers(arguments: argparse.Namespace) -> int:
+    from kaizen.loop import open_loop
+    from kaizen.reconcile import open_engine
+
+    with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
+        engine = open_engine(loop)
+        if engine is None:
+            raise UsageError(
+                "KZ232",
+                "the loop has no containers",
+                where="place.mode",
+                value=loop.spec.place.mode,
+                limit="docker",
+                action="nothing: its stages run elsewhere",
+            )
+        from kaizen.adapters.docker_orphans import find_containers
+
+        found = list(find_containers(engine, loop.ledger, loop.caller.clock.now()))
+    if arguments.json:
+        print(json.dumps([c.to_json() for c in found]))
+        return 0
+    rows = [("NAME", "LOOP", "STAGE", "STATE", "GPUS", "AGE", "OWNER", "HELD BY")]
+    rows += [
+        (c.name, c.loop, c.stage, c.state, ",".join(c.gpus) or "-", _age(c.age), c.owner, c.held_by) for c in found
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows))
+    return 0
+
+
+def _age(age: timedelta) -> str:
+    seconds = int(age.total_seconds())
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02}m" if seconds >= 3600 else f"{seconds // 60}m{seconds % 60:02}s"
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

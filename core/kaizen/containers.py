@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -194,6 +194,70 @@ def user_ids(user: str) -> tuple[int, int]:
     """``"UID:GID"`` as numbers; ``ValueError`` for a name: only the image knows what that means."""
     uid, _, gid = user.partition(":")
     return int(uid), int(gid or uid)
+
+
+@dataclass(frozen=True)
+class GpuWish:
+    """Which GPUs a container asks for: so many (None: all of them), or those that are named."""
+
+    count: int | None
+    named: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.count != 0 or bool(self.named)
+
+    def among(self, present: Sequence[str]) -> tuple[tuple[str, ...], int]:
+        """Which of ``present`` (UUIDs, in the engine's order) would do, and how many of them are needed.
+
+        ``ValueError`` names what is not there: an id, or how many are missing.
+        """
+        if self.named:
+            chosen = tuple(_gpu_named(name, present) for name in self.named)
+            return chosen, len(chosen)
+        needed = len(present) if self.count is None else self.count
+        if needed > len(present) or not present:
+            raise ValueError(f"{needed or 'all'} of {len(present)}")
+        return tuple(present), needed
+
+
+def _gpu_named(name: str, present: Sequence[str]) -> str:
+    if name in present:
+        return name
+    if name.isdigit() and int(name) < len(present):
+        return present[int(name)]
+    raise ValueError(name)
+
+
+def parse_gpus(wish: Any) -> GpuWish:
+    """``place.gpus`` as a wish; ``ValueError`` for anything else."""
+    if wish == "all":
+        return GpuWish(None)
+    if isinstance(wish, int) and not isinstance(wish, bool) and wish >= 0:
+        return GpuWish(wish)
+    if isinstance(wish, list | tuple) and wish:
+        named = tuple(str(name) for name in wish)
+        if len(set(named)) == len(named) and all(re.fullmatch(r"[0-9]{1,3}|(GPU|MIG)-[\w-]{4,64}", n) for n in named):
+            return GpuWish(0, named)
+    raise ValueError(wish)
+
+
+def gpu_settings(gpus: Sequence[str], *, runtime: bool) -> tuple[dict[str, Any], list[str]]:
+    """Host configuration and environment that give a container these GPUs (UUIDs) and no other.
+
+    ``runtime``: the engine has NVIDIA's own runtime; else it has device injection (CDI).
+    """
+    if not gpus:
+        # An image made for GPUs would take all that it can see.
+        return {}, ["NVIDIA_VISIBLE_DEVICES=void"]
+    if runtime:
+        capabilities = "NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        return {"Runtime": "nvidia"}, [f"NVIDIA_VISIBLE_DEVICES={','.join(gpus)}", capabilities]
+    return {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={gpu}" for gpu in gpus]}]}, []
+
+
+def gpus_of(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The GPUs that a container was given, by its labels."""
+    return tuple(gpu for gpu in labels.get(f"{LABEL}.gpus", "").split(",") if gpu)
 
 
 def host_config(place: PlaceSpec, volume: str) -> dict[str, Any]:

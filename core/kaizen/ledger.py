@@ -214,6 +214,10 @@ class Ledger(Protocol):
         """Who holds a resource, or held it last and let it expire; None once released."""
         ...
 
+    def leases(self, prefix: str) -> list[Lease]:
+        """Who holds resources that begin with ``prefix``, expired or not, sorted by resource."""
+        ...
+
     def verify(self) -> VerifyReport:
         """Re-hash every chain from its stored bytes."""
         ...

@@ -264,7 +264,7 @@ def open_loop(
     clock = clock or WallClock()
     with open_ledger(ledger_url) as ledger:
         # Leases count in the wall's time, whatever the loop's clock is.
-        call = call or Call(Owner(f"shell:{spec.loop}"), Log(tell_stderr))
+        call = call or Call(Owner(f"shell:{spec.loop}", attempt=os.getpid()), Log(tell_stderr))
         caller = Caller(call, ledger, WallClock(), spec.loop)
         yield Loop(
             spec=spec,

@@ -9,10 +9,14 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kaizen.errors import MissingDependency
 from kaizen.loop import Loop
 from kaizen.promote import heal_aliases
+
+if TYPE_CHECKING:
+    from kaizen.adapters.docker_engine import Engine
 
 LEFT_ALONE = timedelta(days=1)
 """Younger leftovers may belong to somebody who is at work."""
@@ -27,15 +31,22 @@ def reconcile(loop: Loop) -> list[str]:
 
 def remove_containers(loop: Loop) -> Iterator[str]:
     """Remove what nobody owns from the engine of the loop's place, whichever loop of this ledger it worked for."""
+    engine = open_engine(loop)
+    if engine is not None:
+        from kaizen.adapters.docker_orphans import remove_orphans
+
+        yield from remove_orphans(engine, loop.ledger, loop.caller.clock, loop.caller.call.is_over)
+
+
+def open_engine(loop: Loop) -> Engine | None:
+    """The engine of a loop whose place is ``docker``. Raises ``StageFailed`` KZ715 if it does not answer."""
     if loop.spec.place.mode != "docker":
-        return
+        return None
     try:
         from kaizen.adapters.docker_engine import Engine
-        from kaizen.adapters.docker_orphans import remove_orphans
     except ImportError:
         raise MissingDependency("docker", "docker") from None
-    engine = Engine(loop.spec.place.engine, patience=10)
-    yield from remove_orphans(engine, loop.ledger, loop.caller.clock, loop.caller.call.is_over)
+    return Engine(loop.spec.place.engine, patience=10)
 
 
 def sweep(home: Path, now: datetime) -> Iterator[str]:

@@ -414,6 +414,8 @@ class ContainerRun(Record):
         opened: walls that were not put up. exit_code: -1 if nobody can know.
         cause: code of the refusal that its end means, "" if it left a result.
         peak_memory: bytes seen at most, 0 if it was too short to look. seconds: from its start to its end.
+        gpus: UUIDs of those that it was given. gpu_use: mean of the samples of their utilisation, 0 to 1.
+        gpu_memory: bytes of their memory used at most.
     """
 
     container: str
@@ -426,6 +428,9 @@ class ContainerRun(Record):
     cause: str
     peak_memory: int
     seconds: float
+    gpus: tuple[str, ...] = ()
+    gpu_use: float = 0.0
+    gpu_memory: int = 0
 
 
 KINDS: dict[str, type[Record]] = {

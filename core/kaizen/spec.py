@@ -109,6 +109,8 @@ class PlaceSpec:
         memory, cpus, pids, tmp, shm: limits of a container; sizes as ``512m`` or ``8g``. tmp is that of ``/tmp``.
         user: ``UID:GID``. network: a network of the engine. stop_timeout: between SIGTERM and SIGKILL.
         opened: walls that are not put up, by name.
+        gpus: how many GPUs of the engine, ``all``, or a list of their numbers or UUIDs. They are leased, so that no two
+            containers get the same one. fallback: ``cpu`` runs without where the engine has none.
     """
 
     mode: Literal["in_process", "python", "docker"] = "in_process"
@@ -125,6 +127,8 @@ class PlaceSpec:
     network: str = "none"
     stop_timeout: timedelta = timedelta(seconds=10)
     opened: tuple[Wall, ...] = ()
+    gpus: Any = 0
+    fallback: Literal["none", "cpu"] = "none"
 
 
 @dataclass(frozen=True)

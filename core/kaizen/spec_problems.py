@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from kaizen import codec
-from kaizen.containers import parse_size, user_ids
+from kaizen.containers import parse_gpus, parse_size, user_ids
 from kaizen.measures import MEASURES
 from kaizen.spec import PlaceSpec, Spec, parse_label, train_partitions
 
@@ -251,6 +251,9 @@ def _place_problems(place: PlaceSpec) -> list[Problem]:
         found.append(_closed("user", "user", place.user, "another user than root"))
     if place.network != "none" and "network" not in place.opened:
         found.append(_closed("network", "network", place.network, "none"))
+    if not _reads(parse_gpus, place.gpus):
+        limit = "a number, all, or a list of numbers or UUIDs, each once"
+        found.append(Problem("KZ304", "not a choice of GPUs", "place.gpus", place.gpus, limit, "correct it"))
     if place.network == "host" or place.network.startswith("container:"):
         limit = "none, bridge, or a network of the engine"
         found.append(
@@ -264,7 +267,7 @@ def _closed(wall: str, key: str, value: str, limit: str) -> Problem:
     return Problem("KZ315", f"the wall {wall!r} stands in the way", f"place.{key}", value, limit, action)
 
 
-def _reads(parse: Callable[[str], object], text: str) -> bool:
+def _reads(parse: Callable[[Any], object], text: Any) -> bool:
     try:
         parse(text)
     except ValueError:

@@ -26,8 +26,12 @@ def stage_image(docker_engine):  # noqa: F811
     return make_stage_image(docker_engine)
 
 
-def make_stage_image(engine):
-    lines = STAND_IN.read_text().replace("\\", "\\\\").replace("'", "'\"'\"'").splitlines()
-    written = " ".join(f"'{line}'" for line in lines)
+def make_stage_image(engine, instructions=()):
     target = "/usr/lib/python3/dist-packages/kaizen/adapters/place.py"
-    return build_kaizen_image(engine, [f"RUN printf '%b\\n' {written} > {target}"])
+    return build_kaizen_image(engine, [write_file(target, STAND_IN.read_text()), *instructions])
+
+
+def write_file(path, text):
+    """The instruction of a Dockerfile that makes a file."""
+    lines = text.replace("\\", "\\\\").replace("'", "'\"'\"'").splitlines()
+    return "RUN printf '%b\\n' " + " ".join(f"'{line}'" for line in lines) + f" > {path}"

@@ -27,6 +27,9 @@ def train(request):  # noqa: C901 - a list of what to do
             eaten.append(bytearray(8 << 20))
     if do.get("refuse"):
         raise DataRefused("KZ420", "no labelled rows to train on", where="training set")
+    if do.get("lose"):
+        Path("/tmp/lost").touch()
+        time.sleep(60)
     if do.get("raise"):
         raise ValueError(do["raise"])
     if do.get("forge"):

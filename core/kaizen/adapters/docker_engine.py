@@ -332,8 +332,18 @@ class Engine:
 
     # Following one to its end.
 
-    def follow(self, container: str, caller: Caller, lease: Lease, ttl: timedelta, deadline: timedelta | None) -> Ended:
+    def follow(
+        self,
+        container: str,
+        caller: Caller,
+        lease: Lease,
+        ttl: timedelta,
+        deadline: timedelta | None,
+        watch: Callable[[str, timedelta], None],
+    ) -> Ended:
         """Tell the log of a running container, keep its lease, and return when it has ended and all is told.
+
+        ``watch`` is called at every heartbeat while it runs, with its id and the lease's time.
 
         Raises:
             StageFailed: KZ704 it ran longer than ``deadline``; KZ707 it was removed from outside; KZ715 no engine.
@@ -359,6 +369,8 @@ class Engine:
                     lease = _renew(caller, lease, ttl)
                     peak = max(peak, self._peak(container) if running else 0)
                     self._refuse_overdue(container, found, deadline)
+                    if running:
+                        watch(container, ttl)
             if not running:
                 seconds = (_moment(found["State"]["FinishedAt"]) - _moment(found["State"]["StartedAt"])).total_seconds()
                 labels = found["Config"]["Labels"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from kaizen.adapters.docker_engine import Engine
 from kaizen.adapters.docker_runs import is_kept
 from kaizen.clock import Clock
-from kaizen.containers import LABEL, lease_resource
+from kaizen.containers import LABEL, gpus_of, lease_resource
 from kaizen.errors import LeaseHeld
 from kaizen.ledger import LEASES, Lease, Ledger
 
@@ -29,7 +30,7 @@ class Found:
     """One container of ours.
 
     Attributes:
-        state: the engine's word. owner: the task it works for. age: since it was made.
+        state: the engine's word. owner: the task it works for. age: since it was made. gpus: what it may use.
         lease: who holds it, None if nobody; ``known`` is False if this ledger never leased it.
         kept: it has ended, and stays for its owner to look at.
     """
@@ -42,9 +43,31 @@ class Found:
     state: str
     owner: str
     age: timedelta
+    gpus: tuple[str, ...]
     lease: Lease | None
     known: bool
     kept: bool
+
+    @property
+    def held_by(self) -> str:
+        """Who holds it, in words."""
+        if self.lease:
+            return self.lease.holder
+        return "kept for its owner" if self.kept else "nobody" if self.known else "another ledger"
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as JSON values; ``age`` in seconds."""
+        return {
+            "name": self.name,
+            "loop": self.loop,
+            "stage": self.stage,
+            "turn": self.turn,
+            "state": self.state,
+            "owner": self.owner,
+            "age": round(self.age.total_seconds(), 1),
+            "gpus": list(self.gpus),
+            "held_by": self.held_by,
+        }
 
 
 def find_containers(engine: Engine, ledger: Ledger, now: datetime) -> Iterator[Found]:
@@ -62,6 +85,7 @@ def find_containers(engine: Engine, ledger: Ledger, now: datetime) -> Iterator[F
             state=item["State"],
             owner=labels.get(f"{LABEL}.owner", ""),
             age=now - datetime.fromtimestamp(item["Created"], UTC),
+            gpus=gpus_of(labels),
             lease=lease if lease and lease.expires_at > now else None,
             known=lease is not None or ledger.head(LEASES, f"lease/{resource}") is not None,
             kept=is_kept(engine, item),

@@ -17,12 +17,37 @@ from typing import Any
 
 from kaizen import bridge, codec
 from kaizen.adapters.docker_engine import Ended, Engine, Wanted, parse_result
-from kaizen.adapters.docker_runs import acquire, attend, end_stale, forget, keep_run, start_or_adopt, told_as_refusals
+from kaizen.adapters.docker_gpus import HeldGpus, has_runtime, keep_gpus, lease_gpus, present_gpus
+from kaizen.adapters.docker_runs import (
+    acquire,
+    attend,
+    end_stale,
+    find_adoptable,
+    forget,
+    keep_run,
+    start_or_adopt,
+    told_as_refusals,
+)
 from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
-from kaizen.containers import LABEL, MOUNT, Caller, format_size, host_config, labels, user_ids, why_ended, work_name
+from kaizen.containers import (
+    LABEL,
+    MOUNT,
+    Caller,
+    GpuWish,
+    format_size,
+    gpu_settings,
+    gpus_of,
+    host_config,
+    labels,
+    parse_gpus,
+    user_ids,
+    why_ended,
+    work_name,
+)
 from kaizen.errors import KaizenError, LedgerError, StageFailed
 from kaizen.faults import fault_point
+from kaizen.ledger import Lease
 from kaizen.publish import verify_file
 from kaizen.records import ContainerRun
 from kaizen.spec import PlaceSpec
@@ -51,29 +76,26 @@ def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
     name = work_name(caller.owner, work)
     lease = acquire(caller, engine, name)
     end_stale(engine, caller, name, place.stop_timeout)
-    wanted = _wanted(engine, request, place, caller, name, work)
-    container = start_or_adopt(
-        engine,
-        wanted,
-        caller,
-        prepare=lambda made: _fill(engine, made, request, place),
-        set_aside=lambda ended: engine.remove(ended["Id"]),
-    )
+    found = find_adoptable(engine, caller, name, set_aside=lambda told: engine.remove(told["Id"]))
+    wanted, gpus = _wanted(engine, request, place, caller, name, work, found)
+    container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, request, place))
     ended = None
     try:
-        ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout)
+        ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout, gpus.beat)
+        gpus.release()
         outputs = _read(engine, ended, request, place)
     except KaizenError as error:
         # A later attempt has it; or it goes on; or of an engine that does not answer nobody knows what became of it.
         if isinstance(error, LedgerError) or error.code in ("KZ715", "KZ720"):
             raise
-        keep_run(caller, container, _record(request, wanted, place, ended, error.code))
+        keep_run(caller, container, _record(request, wanted, place, ended, gpus, error.code))
         fault_point("containers.after_failure")
         # Its volume stays for the next attempt.
         engine.remove(container)
+        gpus.release()
         caller.ledger.release(lease, caller.clock.now())
         raise
-    keep_run(caller, container, _record(request, wanted, place, ended, ""))
+    keep_run(caller, container, _record(request, wanted, place, ended, gpus, ""))
     fault_point("containers.after_read")
     caller.finished.append(lambda: forget(engine, caller, lease, name))
     return outputs
@@ -94,28 +116,62 @@ def work_digest(request: Request, place: PlaceSpec) -> str:
     return digest([facts, place.image])
 
 
-def _wanted(engine: Engine, request: Request, place: PlaceSpec, caller: Caller, name: str, work: str) -> Wanted:
-    """What is to be made. The image is the one that the first attempt found: its volume remembers it."""
+def _wanted(
+    engine: Engine,
+    request: Request,
+    place: PlaceSpec,
+    caller: Caller,
+    name: str,
+    work: str,
+    found: dict[str, Any] | None,
+) -> tuple[Wanted, HeldGpus]:
+    """What is to be made, and the GPUs that are held for it; or what is there, with those that it was given.
+
+    The image is the one that the first attempt found: the volume remembers it.
+    """
     described = {"loop": caller.loop, "stage": request.stage, "turn": request.turn, "work": work}
-    if found := engine.find(name):
-        image = str(found["Config"]["Labels"].get(f"{LABEL}.image", found["Image"]))
+    runtime, leases = False, list[Lease]()
+    if found:
+        image = str(found["Config"]["Labels"][f"{LABEL}.image"])
+        if found["State"]["Running"]:
+            leases = keep_gpus(engine, caller, gpus_of(found["Config"]["Labels"]), name)
     else:
+        wish = parse_gpus(place.gpus)
+        if wish:
+            wish, runtime = _preflight(engine, place, wish)
         mine = labels(caller.owner, **described, image=engine.pin(place.image))
         image = engine.volume_labels(name, mine).get(f"{LABEL}.image", mine[f"{LABEL}.image"])
+        if wish:
+            leases = lease_gpus(engine, caller, wish, present_gpus(engine, image), name)
+    gpus = HeldGpus(engine, caller, leases)
+    settings, variables = gpu_settings(gpus.gpus, runtime=runtime)
     # Each container has a folder of its own on the volume: the result of an earlier one is never read as its own.
     folder = f"run-{secrets.token_hex(8)}"
-    return Wanted(
+    own = {f"{LABEL}.folder": folder, **({f"{LABEL}.gpus": ",".join(gpus.gpus)} if gpus.gpus else {})}
+    wanted = Wanted(
         name=name,
-        labels={**labels(caller.owner, **described, image=image), f"{LABEL}.folder": folder},
+        labels={**labels(caller.owner, **described, image=image), **own},
         config={
             "Image": image,
             "Entrypoint": [],
             "Cmd": ["python", "-m", "kaizen.bridge", f"{MOUNT}/{folder}"],
             "User": place.user,
-            "Env": _ENVIRONMENT,
-            "HostConfig": host_config(place, name),
+            "Env": [*_ENVIRONMENT, *variables],
+            "HostConfig": {**host_config(place, name), **settings},
         },
     )
+    return wanted, gpus
+
+
+def _preflight(engine: Engine, place: PlaceSpec, wish: GpuWish) -> tuple[GpuWish, bool]:
+    """Whether the engine can give GPUs at all, before anything is pulled; and by its runtime or not."""
+    try:
+        return wish, has_runtime(engine)
+    except StageFailed as error:
+        if place.fallback != "cpu":
+            raise
+        log.warning("%s; going on without, as place.fallback says", error.what)
+        return GpuWish(0), False
 
 
 def _fill(engine: Engine, made: dict[str, Any], request: Request, place: PlaceSpec) -> None:
@@ -202,7 +258,9 @@ def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> d
     return outputs
 
 
-def _record(request: Request, wanted: Wanted, place: PlaceSpec, ended: Ended | None, cause: str) -> ContainerRun:
+def _record(
+    request: Request, wanted: Wanted, place: PlaceSpec, ended: Ended | None, gpus: HeldGpus, cause: str
+) -> ContainerRun:
     """What ran, behind which walls, and how it ended."""
     return ContainerRun(
         container=wanted.name,
@@ -215,4 +273,7 @@ def _record(request: Request, wanted: Wanted, place: PlaceSpec, ended: Ended | N
         cause=cause,
         peak_memory=ended.peak if ended else 0,
         seconds=ended.seconds if ended else 0.0,
+        gpus=gpus.gpus,
+        gpu_use=round(gpus.use, 3),
+        gpu_memory=gpus.memory,
     )

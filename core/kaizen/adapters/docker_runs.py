@@ -96,44 +96,43 @@ def forget(engine: Engine, caller: Caller, lease: Lease, name: str) -> None:
     caller.ledger.release(lease, caller.clock.now())
 
 
-def start_or_adopt(
-    engine: Engine,
-    wanted: Wanted,
-    caller: Caller,
-    *,
-    prepare: Callable[[dict[str, Any]], None],
-    set_aside: Callable[[dict[str, Any]], None],
-) -> str:
-    """The id of the container that does this work, running or ended.
+def find_adoptable(
+    engine: Engine, caller: Caller, name: str, *, set_aside: Callable[[dict[str, Any]], None]
+) -> dict[str, Any] | None:
+    """The container of this name that an earlier attempt left, running or ended, if it is to be gone on with.
 
-    Args:
-        prepare: fills a container that has not been started, whoever made it; called again if the caller died before.
-        set_aside: frees the name of one whose failure was told before.
+    ``set_aside`` frees the name of one whose failure was told before. One that was never started is made anew.
     """
-    found = engine.find(wanted.name)
-    if found is not None and found["State"]["Status"] in ("exited", "dead") and _was_told(caller, found["Id"]):
-        set_aside(found)
-        found = None
-    if found is None:
-        fault_point("containers.before_create")
-        found = engine.create(wanted)
-        fault_point("containers.after_create")
-    elif found["State"]["Status"] != "created":
-        since = found["State"]["StartedAt"]
-        log.info(
-            "container %s of an earlier attempt is adopted: %s, started %s",
-            wanted.name,
-            found["State"]["Status"],
-            since,
-        )
-    container = str(found["Id"])
+    found = engine.find(name)
+    if found is None or found["Config"]["Labels"].get(f"{LABEL}.owner") != caller.owner.name:
+        # A stranger's is left alone, and refused when the name is asked for.
+        return None
     if found["State"]["Status"] == "created":
-        prepare(found)
-        fault_point("containers.before_start")
-        engine.start(wanted, container)
-        fault_point("containers.after_start")
-        log.info("container %s started, image %s", wanted.name, wanted.config["Image"])
-    return container
+        engine.remove(found["Id"])
+        return None
+    if found["State"]["Status"] in ("exited", "dead") and _was_told(caller, found["Id"]):
+        set_aside(found)
+        return None
+    return found
+
+
+def start_or_adopt(
+    engine: Engine, wanted: Wanted, found: dict[str, Any] | None, *, prepare: Callable[[dict[str, Any]], None]
+) -> str:
+    """The id of the container that does this work, running or ended; ``prepare`` fills a new one before its start."""
+    if found is not None:
+        state = found["State"]
+        log.info("container %s is adopted: %s, started %s", wanted.name, state["Status"], state["StartedAt"])
+        return str(found["Id"])
+    fault_point("containers.before_create")
+    made = engine.create(wanted)
+    fault_point("containers.after_create")
+    prepare(made)
+    fault_point("containers.before_start")
+    engine.start(wanted, made["Id"])
+    fault_point("containers.after_start")
+    log.info("container %s started, image %s", wanted.name, wanted.config["Image"])
+    return str(made["Id"])
 
 
 def _was_told(caller: Caller, container: str) -> bool:
@@ -158,7 +157,13 @@ def keep_run(caller: Caller, container: str, record: ContainerRun) -> None:
 
 
 def attend(
-    engine: Engine, container: str, caller: Caller, lease: Lease, deadline: timedelta | None, grace: timedelta
+    engine: Engine,
+    container: str,
+    caller: Caller,
+    lease: Lease,
+    deadline: timedelta | None,
+    grace: timedelta,
+    watch: Callable[[str, timedelta], None] = lambda container, ttl: None,
 ) -> Ended:
     """``Engine.follow``; if that is interrupted, end the container or leave it under its lease, as the caller says.
 
@@ -166,7 +171,7 @@ def attend(
     """
     ttl = lease_time(caller)
     try:
-        return engine.follow(container, caller, lease, ttl, deadline)
+        return engine.follow(container, caller, lease, ttl, deadline, watch)
     except KaizenError:
         raise
     except BaseException as interruption:

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 def find_lease(connection: sa.Connection, resource: str) -> Lease | None:
     """Who holds a resource, expired or not."""
     row = connection.execute(sa.select(LEASE).where(LEASE.c.resource == resource)).mappings().first()
-    return Lease(**{**row, "expires_at": datetime.fromisoformat(row["expires_at"])}) if row else None
+    return _lease_of(row) if row else None
+
+
+def find_leases(connection: sa.Connection, prefix: str) -> list[Lease]:
+    """Who holds resources that begin with ``prefix``."""
+    found = sa.select(LEASE).where(LEASE.c.resource.startswith(prefix, autoescape=True))
+    # Sorted here: databases do not agree on the order of texts.
+    return sorted((_lease_of(row) for row in connection.execute(found).mappings()), key=lambda lease: lease.resource)
+
+
+def _lease_of(row: sa.RowMapping) -> Lease:
+    return Lease(**{**row, "expires_at": datetime.fromisoformat(row["expires_at"])})
 
 
 def store_lease(connection: sa.Connection, lease: Lease) -> None:

@@ -22,6 +22,7 @@ from kaizen.adapters.sql_leases import (
     delete_lease,
     extend_lease,
     find_lease,
+    find_leases,
     held_by_another,
     held_no_more,
     is_same_grant,
@@ -158,6 +159,10 @@ class SqlLedger(ABC):
     def lease(self, resource: str) -> Lease | None:
         with self._reading() as connection:
             return find_lease(connection, resource)
+
+    def leases(self, prefix: str) -> list[Lease]:
+        with self._reading() as connection:
+            return find_leases(connection, prefix)
 
     def verify(self) -> VerifyReport:
         with self._snapshot() as connection:

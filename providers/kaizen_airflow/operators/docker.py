@@ -23,7 +23,15 @@ from airflow.sdk.definitions.retry_policy import RetryDecision
 from docker.types import Mount
 
 from kaizen.adapters.docker_engine import Ended, Engine, Wanted
-from kaizen.adapters.docker_runs import acquire, attend, end_stale, keep_run, start_or_adopt, told_as_refusals
+from kaizen.adapters.docker_runs import (
+    acquire,
+    attend,
+    end_stale,
+    find_adoptable,
+    keep_run,
+    start_or_adopt,
+    told_as_refusals,
+)
 from kaizen.canonical import digest
 from kaizen.clock import WallClock
 from kaizen.containers import LABEL, Caller, Interrupted, labels, lease_resource, why_ended, work_name
@@ -106,13 +114,8 @@ class DurableDockerOperator(DockerOperator):
             lease = acquire(caller, engine, wanted.name)
             grace = timedelta(seconds=self.stop_timeout)
             end_stale(engine, caller, wanted.name, grace)
-            container = start_or_adopt(
-                engine,
-                wanted,
-                caller,
-                prepare=lambda _: None,
-                set_aside=lambda ended: self._set_aside(engine, ended),
-            )
+            found = find_adoptable(engine, caller, wanted.name, set_aside=lambda told: self._set_aside(engine, told))
+            container = start_or_adopt(engine, wanted, found, prepare=lambda _: None)
             self.container = {"Id": container}
             with self._interruptible():
                 ended = attend(engine, container, caller, lease, None, grace)
