@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from kaizen import codec
 from kaizen.canonical import file_digests
+from kaizen.causes import Cause
 from kaizen.containers import NO_SPACE, Caller
 from kaizen.errors import KaizenError, MissingDependency, StageFailed
 from kaizen.faults import fault_point
@@ -170,9 +171,7 @@ def _wait(child: subprocess.Popen[bytes], log: str, timeout: timedelta | None) -
         return child.wait(timeout=timeout.total_seconds() if timeout else None)
     except subprocess.TimeoutExpired as error:
         limit = codec.format_duration(timeout or timedelta(0))
-        raise StageFailed(
-            "KZ704",
-            "the stage ran out of time",
+        raise Cause.OUT_OF_TIME.error(
             where=log,
             value=f"more than {limit}",
             limit=f"place.timeout: {limit}",
@@ -211,9 +210,7 @@ def read_result(folder: Path, ended: int, log: str = "") -> dict[str, Any]:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         value = f"killed by signal {-ended}" if ended < 0 else f"exit code {ended}"
-        raise StageFailed(
-            "KZ703",
-            "the place ended without a result",
+        raise Cause.NO_RESULT.error(
             where=log or str(folder / LOG),
             value=value,
             limit=f"a {RESULT} of protocol {PROTOCOL}",
@@ -236,18 +233,14 @@ def perform(request: Request) -> dict[str, Any]:
     except KaizenError:
         raise
     except MemoryError as error:
-        raise StageFailed(
-            "KZ702",
-            "out of memory",
+        raise Cause.OUT_OF_MEMORY.error(
             where=f"stage {request.stage}",
             action="give the place more memory, or train on less",
         ) from error
     except Exception as error:
-        for code, what, means, action in _CAUSES:
+        for cause, means in _CAUSES:
             if means(error):
-                raise StageFailed(
-                    code, what, where=_last_frame(error), value=f"{error}"[:300], action=action
-                ) from error
+                raise cause.error(where=_last_frame(error), value=str(error)[:300]) from error
         raise StageFailed(
             "KZ701",
             f"user code failed in {request.stage}",
@@ -271,10 +264,10 @@ def _is_no_space(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-_CAUSES: tuple[tuple[str, str, Callable[[Exception], bool], str], ...] = (
-    ("KZ711", "out of GPU memory", _is_cuda_memory, "use smaller batches, or a GPU with more memory"),
-    ("KZ712", "the GPU is lost", _is_lost_gpu, "look at it with nvidia-smi on the engine's machine; then retry"),
-    ("KZ710", "no space left", _is_no_space, "free space there, raise place.tmp, or write less; then retry"),
+_CAUSES: tuple[tuple[Cause, Callable[[Exception], bool]], ...] = (
+    (Cause.OUT_OF_GPU_MEMORY, _is_cuda_memory),
+    (Cause.GPU_LOST, _is_lost_gpu),
+    (Cause.NO_SPACE, _is_no_space),
 )
 """Exceptions of user code that are not its fault."""
 
@@ -331,9 +324,8 @@ def leave_result(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
     try:
         publish_json(folder / RESULT, result)
     except ValueError as error:
-        refusal = StageFailed(
-            "KZ718",
-            "the result is no JSON",
+        refusal = Cause.DAMAGED_RESULT.error(
+            what="the result is no JSON",
             where=str(folder / RESULT),
             value=str(error)[:300],
             limit="finite numbers, texts, lists and mappings of them",

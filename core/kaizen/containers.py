@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kaizen.canonical import digest
+from kaizen.causes import Cause
 from kaizen.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Owner:
         """True if the lease of ``holder`` belongs to an attempt at the same task that this one follows."""
         name, _, numbers = holder.rpartition("#")
         base, _, attempt = numbers.partition(".")
-        if name != self.name or not self.supersedes or not (base + attempt).isdigit():
+        if name != self.name or not self.supersedes or not (base.isdigit() and attempt.isdigit()):
             return False
         return (int(base), int(attempt)) <= (self.base, self.attempt)
 
@@ -186,7 +187,7 @@ def parse_size(text: str) -> int:
 
 def format_size(size: int) -> str:
     """Bytes for people: ``511.5m``."""
-    unit = next((u for u in ("g", "m", "k") if size >= _UNITS[u]), "b")
+    unit = next((u for u in ("t", "g", "m", "k") if size >= _UNITS[u]), "b")
     return f"{size / _UNITS[unit]:.4g}{unit}"
 
 
@@ -300,43 +301,34 @@ def why_ended(
     code, said = int(state.get("ExitCode", -1)), " | ".join(tail)[-500:]
     if state.get("OOMKilled"):
         seen = f", {format_size(peak)} seen at most" if peak else ""
-        return StageFailed(
-            "KZ702",
-            "out of memory",
+        return Cause.OUT_OF_MEMORY.error(
             where=f"container {name}",
             value=f"limit {memory}{seen}; ended by the kernel",
             limit=f"memory: {memory}",
             action="raise the memory limit, or train on less",
         )
     if code in (137, 143):
-        return StageFailed(
-            "KZ707",
-            "the container was ended from outside",
+        return Cause.ENDED_FROM_OUTSIDE.error(
             where=f"container {name}",
             value=f"signal {code - 128} ({'SIGKILL' if code == 137 else 'SIGTERM'}), not by its memory limit",
             limit="a stage that ends by itself",
             action="somebody stopped it, or the engine was restarted; a retry starts a new one",
         )
     if code in (126, 127):
-        return StageFailed(
-            "KZ708",
-            "the image cannot run a stage",
+        return Cause.BAD_IMAGE.error(
             where=f"image: {image}",
             value=f"exit code {code}: {state.get('Error') or said or 'the command was not found'}",
             limit="an image with a Python 3.11 or newer on PATH as `python`, and kaizen-mlops",
             action="build the image with `kaizen image build`",
         )
     if code == NO_SPACE:
-        return StageFailed(
-            "KZ710",
-            "no space left for the result",
+        return Cause.NO_SPACE.error(
+            what="no space left for the result",
             where=f"container {name}: {MOUNT}",
             value=said,
             action="free space on the engine's disk (docker system df); then retry",
         )
-    return StageFailed(
-        "KZ703",
-        "the place ended without a result",
+    return Cause.NO_RESULT.error(
         where=f"container {name}",
         value=f"exit code {code}" + (f"; its log ends: {said}" if said else ""),
         limit="a result file",

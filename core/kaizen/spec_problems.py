@@ -240,7 +240,7 @@ def _place_problems(place: PlaceSpec) -> list[Problem]:
     found: list[Problem] = []
     key, action = _NEEDS.get(place.mode, ("", ""))
     if key and not getattr(place, key):
-        found.append(Problem("KZ305", "missing key", f"place.{key}", None, f"mode {place.mode} needs it", action))
+        found.append(Problem("KZ305", "missing key", f"place.{key}", None, f"mode {place.mode} needs an {key}", action))
     for key in ("memory", "tmp", "shm"):
         if not _reads(parse_size, value := getattr(place, key)):
             found.append(Problem("KZ304", "not a size", f"place.{key}", value, "such as 512m or 8g", "correct it"))

@@ -742,3 +742,13 @@ def test_a_writer_past_the_lock_cannot_break_the_chain(postgres_url):
         event = add(ledger)
         assert (event.subject_seq, event.prev_hash) == (2, intruder.hash)
         assert ledger.verify().ok
+
+
+def test_leases_are_listed_by_what_their_resources_begin_with(ledger):
+    names = ("gpu/a/1", "gpu/a/0", "gpu/ab/0", "gpu-ticket/a/0", "gpu/a%/0")
+    leases = {name: ledger.acquire(name, "ada", MINUTE, START) for name in names}
+    assert ledger.leases("gpu/a/") == [leases["gpu/a/0"], leases["gpu/a/1"]]
+    assert ledger.leases("gpu/a%") == [leases["gpu/a%/0"]]
+    assert ledger.leases("nothing") == []
+    ledger.release(leases["gpu/a/0"], START)
+    assert ledger.leases("gpu/a/") == [leases["gpu/a/1"]]

@@ -25,6 +25,7 @@ import urllib3
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 import docker
+from kaizen.causes import Cause
 from kaizen.containers import LABEL, RULES, Caller, LogLine, Mark, clean_line, format_size
 from kaizen.errors import LeaseHeld, LedgerError, StageFailed
 from kaizen.ledger import Lease
@@ -112,9 +113,7 @@ class Engine:
                 time.sleep(0.5)
 
     def _silent(self, error: Exception) -> StageFailed:
-        return StageFailed(
-            "KZ715",
-            "the Docker engine does not answer",
+        return Cause.NO_ENGINE.error(
             where=f"place.engine: {self.url or 'the default engine'}",
             value=f"{type(error).__name__}: {error}"[:300],
             limit=f"an answer within {self.patience:g} s",
@@ -138,9 +137,7 @@ class Engine:
                 raise _no_image(reference, str(error.explanation)) from error
         machine = _ARCHITECTURES.get(host := self.ask(self.api.info)["Architecture"], host)
         if found["Architecture"] not in (machine, ""):
-            raise StageFailed(
-                "KZ709",
-                "the image is for another machine",
+            raise Cause.OTHER_MACHINE.error(
                 where=f"place.image: {reference}",
                 value=found["Architecture"],
                 limit=machine,
@@ -220,18 +217,15 @@ class Engine:
                 raise self._not_started(wanted, error) from error
         found = self.find(wanted.name)
         if found is None:
-            raise StageFailed(
-                "KZ707",
-                "the container was removed from outside",
+            raise Cause.ENDED_FROM_OUTSIDE.error(
+                what="the container was removed from outside",
                 where=f"container {wanted.name}",
                 value="gone before it was started",
                 limit="a container that is left alone",
                 action="retry",
             )
         if found["Config"]["Labels"].get(f"{LABEL}.work") != wanted.labels[f"{LABEL}.work"]:
-            raise StageFailed(
-                "KZ717",
-                "the container's name belongs to a stranger",
+            raise Cause.STRANGERS_NAME.error(
                 where=f"container {wanted.name}",
                 value=f"labels {found['Config']['Labels']}",
                 limit=f"label {LABEL}.work={wanted.labels[f'{LABEL}.work']}",
@@ -253,15 +247,14 @@ class Engine:
 
     def _not_started(self, wanted: Wanted, error: APIError) -> StageFailed:
         said = str(error.explanation or error)
-        code, what, action = "KZ708", "the container cannot be started", "read the engine's message"
-        if "could not select device driver" in said or "nvidia" in said.lower():
-            code, what = "KZ716", "the engine has no GPU to give"
-            action = "install the NVIDIA container toolkit on the engine's machine, or set gpus: 0"
-        elif "no space left" in said:
-            code, what, action = "KZ710", "no space left on the engine's disk", "free some: docker system df"
-        elif "exec format error" in said:
-            code, what, action = "KZ709", "the image is for another machine", "build it for the engine's machine"
-        return StageFailed(code, what, where=f"container {wanted.name}", value=said[:500], action=action)
+        causes = {
+            "could not select device driver": Cause.NO_GPU,
+            "nvidia": Cause.NO_GPU,
+            "no space left": Cause.NO_SPACE,
+            "exec format error": Cause.OTHER_MACHINE,
+        }
+        cause = next((c for text, c in causes.items() if text in said.lower()), Cause.BAD_IMAGE)
+        return cause.error(where=f"container {wanted.name}", value=said[:500])
 
     def signal(self, container: str, name: str) -> None:
         """Send a signal; to one that has ended it is nothing."""
@@ -386,7 +379,7 @@ class Engine:
                 if response.status_code != 200:
                     return
                 yield None
-                for line in (read_lines if tty else read_frames)(response.raw):
+                for line in (read_lines if tty else read_frames)(response.raw, ended=not follow):
                     if line.at < mark.at:
                         continue
                     if line.at == mark.at and skip > 0:
@@ -409,9 +402,7 @@ class Engine:
         started = _moment(found["State"]["StartedAt"])
         if deadline and found["State"]["Running"] and datetime.now(UTC) - started > deadline:
             self.stop(container, timedelta(seconds=2))
-            raise StageFailed(
-                "KZ704",
-                "the stage ran out of time",
+            raise Cause.OUT_OF_TIME.error(
                 where=f"container {found['Name'].lstrip('/')}",
                 value=f"more than {deadline.total_seconds():g} s",
                 limit=f"place.timeout: {deadline.total_seconds():g} s",
@@ -430,10 +421,11 @@ def _renew(caller: Caller, lease: Lease, ttl: timedelta) -> Lease:
         return lease
 
 
-def read_frames(stream: Any) -> Iterator[LogLine]:
+def read_frames(stream: Any, *, ended: bool) -> Iterator[LogLine]:
     """The lines in the engine's multiplexed log: frames of 8 bytes of header (stream, length) and that many bytes.
 
-    A frame without a newline at its end is a part of a long line: its rest follows with a time of its own.
+    A frame without a newline at its end is a part of a long line: its rest follows with a time of its own. Only when
+    the process has ``ended`` may the last line lack it; before, a part is not told.
     """
     parts: dict[int, list[str]] = {1: [], 2: []}
     size: dict[int, int] = {1: 0, 2: 0}
@@ -448,13 +440,12 @@ def read_frames(stream: Any) -> Iterator[LogLine]:
         if text.endswith("\n"):
             yield LogLine(at, kind == 2, clean_line("".join(kept)))
             parts[kind], size[kind] = [], 0
-    # The last line may lack its newline when the process has ended.
     for kind, kept in parts.items():
-        if kept:
+        if kept and ended:
             yield LogLine(at, kind == 2, clean_line("".join(kept)))
 
 
-def read_lines(stream: Any) -> Iterator[LogLine]:
+def read_lines(stream: Any, *, ended: bool) -> Iterator[LogLine]:
     """The lines of a container with a terminal: its log has no frames and one stream."""
     rest = b""
     while chunk := stream.read1(_CHUNK) if hasattr(stream, "read1") else stream.read(_CHUNK):
@@ -462,7 +453,7 @@ def read_lines(stream: Any) -> Iterator[LogLine]:
         for line in lines:
             at, _, text = line.decode("utf-8", "replace").partition(" ")
             yield LogLine(at, False, clean_line(text))
-    if rest:
+    if rest and ended:
         at, _, text = rest.decode("utf-8", "replace").partition(" ")
         yield LogLine(at, False, clean_line(text))
 
@@ -534,9 +525,7 @@ def _tell_progress(reference: str, item: Mapping[str, Any], told: int) -> int:
 
 
 def _not_pulled(reference: str, said: str) -> StageFailed:
-    return StageFailed(
-        "KZ713",
-        "the image cannot be pulled",
+    return Cause.NOT_PULLED.error(
         where=f"place.image: {reference}",
         value=said[:500],
         limit="an image that the engine has, or can pull",
@@ -545,9 +534,7 @@ def _not_pulled(reference: str, said: str) -> StageFailed:
 
 
 def _no_image(reference: str, said: str) -> StageFailed:
-    return StageFailed(
-        "KZ714",
-        "there is no such image",
+    return Cause.NO_IMAGE.error(
         where=f"place.image: {reference}",
         value=said[:500],
         limit="an image that the engine has, or can pull",
@@ -556,9 +543,8 @@ def _no_image(reference: str, said: str) -> StageFailed:
 
 
 def _removed(container: str) -> StageFailed:
-    return StageFailed(
-        "KZ707",
-        "the container was removed from outside",
+    return Cause.ENDED_FROM_OUTSIDE.error(
+        what="the container was removed from outside",
         where=f"container {container}",
         value="gone",
         limit="a container that is left alone until its result is read",

@@ -16,8 +16,9 @@ from datetime import timedelta
 from docker.errors import APIError
 
 from kaizen.adapters.docker_engine import Engine
+from kaizen.causes import Cause
 from kaizen.containers import Caller, GpuWish, gpus_of
-from kaizen.errors import LeaseHeld, StageFailed
+from kaizen.errors import LeaseHeld
 from kaizen.ledger import LEASES, Lease
 
 QUERY = ["nvidia-smi", "--query-gpu=uuid,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
@@ -49,9 +50,8 @@ def has_runtime(engine: Engine) -> bool:
     devices = [str(d.get("ID", "")) for d in facts.get("DiscoveredDevices") or []]
     if any(device.startswith("nvidia.com/gpu=") for device in devices):
         return False
-    raise StageFailed(
-        "KZ716",
-        "the engine has no GPU to give",
+    raise Cause.NO_GPU.error(
+        what="the engine has no GPU to give",
         where=f"place.engine: {engine.url or 'the default engine'}",
         value="runtimes " + ", ".join(sorted(facts.get("Runtimes") or {})) + "; no NVIDIA device (CDI)",
         limit="the runtime nvidia, or devices nvidia.com/gpu",
@@ -86,9 +86,8 @@ def present_gpus(engine: Engine, image: str) -> list[str]:
     finally:
         engine.remove(made)
     if not found:
-        raise StageFailed(
-            "KZ716",
-            "the engine's driver shows no GPU",
+        raise Cause.NO_GPU.error(
+            what="the engine's driver shows no GPU",
             where=f"place.engine: {engine.url or 'the default engine'}",
             value=said[-300:],
             limit="at least one GPU in nvidia-smi",
@@ -105,9 +104,7 @@ def lease_gpus(engine: Engine, caller: Caller, wish: GpuWish, present: Sequence[
     try:
         candidates, needed = wish.among(present)
     except ValueError as error:
-        raise StageFailed(
-            "KZ716",
-            "the engine does not have these GPUs",
+        raise Cause.NO_GPU.error(
             where="place.gpus",
             value=str(error),
             limit=", ".join(f"{n}: {gpu}" for n, gpu in enumerate(present)),
@@ -191,9 +188,7 @@ def sample_gpus(engine: Engine, container: str) -> GpuSample | None:
     except APIError:
         return None
     if code and any(text in said for text in ("GPU is lost", "Unknown Error", "Failed to initialize NVML")):
-        raise StageFailed(
-            "KZ712",
-            "the GPU is lost",
+        raise Cause.GPU_LOST.error(
             where=f"container {container[:12]}",
             value=said.strip()[-300:],
             action="look at it with nvidia-smi on the engine's machine; a retry starts a new container",

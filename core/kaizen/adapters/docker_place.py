@@ -30,6 +30,7 @@ from kaizen.adapters.docker_runs import (
 )
 from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
+from kaizen.causes import Cause
 from kaizen.containers import (
     LABEL,
     MOUNT,
@@ -86,7 +87,7 @@ def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
         outputs = _read(engine, ended, request, place)
     except KaizenError as error:
         # A later attempt has it; or it goes on; or of an engine that does not answer nobody knows what became of it.
-        if isinstance(error, LedgerError) or error.code in ("KZ715", "KZ720"):
+        if isinstance(error, LedgerError) or Cause.NO_ENGINE.of(error) or Cause.INTERRUPTED.of(error):
             raise
         keep_run(caller, container, _record(request, wanted, place, ended, gpus, error.code))
         fault_point("containers.after_failure")
@@ -247,9 +248,7 @@ def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> d
         for name, facts in result["files"].items():
             verify_file(folder / name, facts["sha256"], facts["size"])
     except (ValueError, KeyError, TypeError) as error:
-        raise StageFailed(
-            "KZ718",
-            "the result of the place is damaged",
+        raise Cause.DAMAGED_RESULT.error(
             where=f"container {ended.name}: {inside}/{RESULT}",
             value=f"{type(error).__name__}: {error}"[:300],
             limit=f"JSON numbers, at most {format_size(MAX_RESULT)}, and regular files below {inside}",

@@ -15,8 +15,9 @@ from typing import Any
 from docker.errors import APIError
 
 from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted
+from kaizen.causes import Cause
 from kaizen.containers import LABEL, Caller, Interrupted, lease_resource
-from kaizen.errors import KaizenError, LeaseHeld, LedgerError, StageFailed
+from kaizen.errors import KaizenError, LeaseHeld, LedgerError
 from kaizen.faults import fault_point
 from kaizen.ledger import Lease
 from kaizen.records import ContainerRun
@@ -39,9 +40,7 @@ def told_as_refusals() -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        raise StageFailed(
-            "KZ719",
-            "the Docker engine refused a call",
+        raise Cause.ENGINE_REFUSED.error(
             where=str(getattr(error.response, "url", "")),
             value=str(error.explanation or error)[:500],
             action="read its message and its log (journalctl -u docker); then retry",
@@ -185,9 +184,8 @@ def attend(
             told = "it was ended"
         log.info("interrupted while container %s ran: %s", container[:12], told)
         if isinstance(interruption, Interrupted):
-            raise StageFailed(
-                "KZ720",
-                f"interrupted while the container ran: {told}",
+            raise Cause.INTERRUPTED.error(
+                what=f"interrupted while the container ran: {told}",
                 where=f"container {container[:12]}",
                 limit="a task that is left alone",
                 action="retry" if told.startswith("it goes on") else "start the task again",

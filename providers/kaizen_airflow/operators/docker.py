@@ -33,6 +33,7 @@ from kaizen.adapters.docker_runs import (
     told_as_refusals,
 )
 from kaizen.canonical import digest
+from kaizen.causes import Cause
 from kaizen.clock import WallClock
 from kaizen.containers import LABEL, Caller, Interrupted, labels, lease_resource, why_ended, work_name
 from kaizen.errors import StageFailed
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 
 _KEPT = {"never": "ended", "success": "failed", "force": ""}
 """By ``auto_remove``, which containers stay for somebody to look at."""
-PERMANENT = frozenset({"KZ708", "KZ709", "KZ714", "KZ716", "KZ717"})
-"""Causes that no retry mends."""
+PERMANENT = (Cause.BAD_IMAGE, Cause.OTHER_MACHINE, Cause.NO_IMAGE, Cause.NO_GPU, Cause.STRANGERS_NAME)
+"""What no retry mends."""
 
 
 class DurableContainerFailed(DockerContainerFailedException):
@@ -68,7 +69,7 @@ class CausePolicy(RefusalPolicy):
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
-        if isinstance(exception, DurableContainerFailed) and exception.cause.code in PERMANENT:
+        if isinstance(exception, DurableContainerFailed) and any(cause.of(exception.cause) for cause in PERMANENT):
             return RetryDecision.fail(reason=f"{exception.cause.code}: {exception.cause.what}")
         return super().evaluate(exception, try_number, max_tries, context)
 
