@@ -157,6 +157,7 @@ def loop_of(
             registry=None,  # type: ignore[arg-type]
             clock=VirtualClock(now),
             actor="test",
+            caller=None,  # type: ignore[arg-type]
         )
         for table, partitions in delivered.items():
             for partition in sorted(partitions):
