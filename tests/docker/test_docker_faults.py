@@ -59,7 +59,7 @@ def test_a_fault_on_the_way_changes_neither_result_nor_log(tmp_path, ledger, pla
     told = Told()
     between.faults = list(FAULTS[name])
     caller = caller_of(ledger, told)
-    outputs = bridge.run(request_of(tmp_path, lines=20, every=0.1), place, caller)
+    outputs = bridge.run(request_of(tmp_path, lines=20, every=0.03), place, caller)
     assert between.faults == []
     assert told.texts == [f"line {n}" for n in range(20)]
     assert outputs["metric"] == 0.5

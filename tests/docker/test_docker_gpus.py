@@ -77,7 +77,7 @@ def test_two_runs_never_get_one_gpu_and_a_third_waits_for_its_turn(tmp_path, led
 
     def run(name):
         log = Log(lambda *_: begun.append(name))
-        outputs = bridge.run(request_of(tmp_path / name, lines=1, sleep=6), place, caller_of(ledger, name, log))
+        outputs = bridge.run(request_of(tmp_path / name, lines=1, sleep=4), place, caller_of(ledger, name, log))
         return gpus_of(outputs)
 
     with ThreadPoolExecutor(4) as threads:

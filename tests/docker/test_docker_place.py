@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +13,8 @@ from pathlib import Path
 import pytest
 from tests.docker.conftest import clear
 
-from kaizen import bridge
+from kaizen import bridge, codec
+from kaizen.adapters import docker_engine as docker_engine_module
 from kaizen.adapters.docker_engine import Engine
 from kaizen.adapters.docker_orphans import remove_orphans
 from kaizen.bridge import InputFile, Request
@@ -120,7 +124,7 @@ def test_each_wall_can_be_opened_by_name_and_the_record_says_so(tmp_path, ledger
 
 
 def test_a_later_attempt_adopts_the_running_container_and_goes_on_with_its_log(tmp_path, ledger, place, told, api):
-    request = request_of(tmp_path / "1", lines=40, every=0.1)
+    request = request_of(tmp_path / "1", lines=40, every=0.05)
 
     def tell(name, line, mark):
         told.tell(name, line, mark)
@@ -220,8 +224,9 @@ def test_a_removed_container_is_not_waited_for(tmp_path, ledger, place, told, ap
         bridge.run(request_of(tmp_path, lines=1, sleep=60), place, caller_of(ledger, Log(remove)))
 
 
-def test_a_deaf_container_ends_at_its_time_limit(tmp_path, ledger, place, told, api):
-    short = replace(place, timeout=timedelta(seconds=3))
+def test_a_deaf_container_ends_at_its_time_limit(tmp_path, ledger, place, told, api, monkeypatch):
+    monkeypatch.setattr(docker_engine_module, "HEARTBEAT", 0.5)
+    short = replace(place, timeout=timedelta(seconds=1))
     with pytest.raises(StageFailed, match="KZ704"):
         bridge.run(request_of(tmp_path, sleep=60, deaf=True), short, caller_of(ledger, told))
     assert api.containers(all=True) == []
@@ -304,4 +309,60 @@ def test_the_container_of_a_task_that_is_over_does_not_wait_for_its_lease(tmp_pa
     (done,) = remove_orphans(Engine(docker_engine.host), ledger, WallClock(), lambda o: asked.append(o) or True)
     assert "its task airflow:dag/run/train/-1 is over" in done
     assert asked == ["airflow:dag/run/train/-1"]
+    assert api.containers(all=True) == []
+
+
+POINTS = ("takeover", "before_create", "after_create", "before_start", "after_start", "after_failure", "after_read")
+# An attempt in a process of its own, which tells its log into a file and finds there how far it was told.
+ATTEMPT = """
+import json, sys
+from pathlib import Path
+from kaizen.containers import Log, Mark
+from kaizen.ledger import open_ledger
+from kaizen import bridge, codec
+from kaizen.spec import PlaceSpec
+from tests.docker.test_docker_place import caller_of, request_of
+folder, number, do, place = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
+told = folder / "told"
+def tell(name, line, mark):
+    with told.open("a") as log:
+        log.write(json.dumps([line.text, *mark]) + "\\n")
+def resume(name):
+    lines = told.read_text().splitlines() if told.exists() else []
+    return Mark(*json.loads(lines[-1])[1:]) if lines else Mark()
+with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
+    caller = caller_of(ledger, Log(tell, resume), attempt=number)
+    outputs = bridge.run(request_of(folder / str(number), **do), codec.decode(PlaceSpec, place), caller)
+    print((Path(outputs["model"]) / "weights").read_text())
+    caller.settle()
+"""
+
+
+def attempt(folder, number, place, fault="", **do):
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KAIZEN_FAULT": fault}
+    command = [sys.executable, "-c", ATTEMPT, str(folder), str(number), json.dumps(do), json.dumps(codec.encode(place))]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_any_point_the_next_attempt_gets_the_one_result(tmp_path, place, api, point):
+    fault = f"containers.{point}:kill"
+    fails = {"exit": 3} if point == "after_failure" else {}
+    first = attempt(
+        tmp_path, 1, place, fault if point != "takeover" else "containers.after_start:kill", lines=5, **fails
+    )
+    assert first.returncode == -9, first.stderr
+    seen = {c["Id"] for c in api.containers(all=True)}
+    if point == "takeover":
+        assert attempt(tmp_path, 2, place, fault, lines=5).returncode == -9
+    last = attempt(tmp_path, 3, place, lines=5, **fails)
+    if fails:
+        assert "KZ703" in last.stderr
+    else:
+        assert last.stdout.startswith("weights of")
+    told = [json.loads(line)[0] for line in (tmp_path / "told").read_text().splitlines()]
+    # What failed and was told is tried again, in another container; nothing else is.
+    assert told == [f"line {n}" for n in range(5)] * (2 if fails else 1)
+    if point in ("after_start", "after_read", "takeover"):
+        assert len(seen) == 1
     assert api.containers(all=True) == []
