@@ -74,6 +74,7 @@ class Request:
         inputs: partitions. window: only rows with a time in it. labelled: only rows whose label is known.
         models: by role: ``candidate``, ``champion``. reference: path of the profile to bin by.
         folder: where outputs and the result go. turn: the turn that it belongs to.
+        checkpoints: a folder that outlives the attempts at a training, "" where there is none.
     """
 
     stage: PlacedStage
@@ -86,6 +87,7 @@ class Request:
     models: dict[str, ModelFolder] = field(default_factory=dict)
     reference: str = ""
     turn: str = ""
+    checkpoints: str = ""
     protocol: int = PROTOCOL
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from kaizen.canonical import digest
 from kaizen.errors import IntegrityError
 from kaizen.faults import fault_point
-from kaizen.publish import MANIFEST, build_manifest, publish_json, verify_folder
+from kaizen.publish import MANIFEST, build_manifest, seal_folder, verify_folder
 
 _NAME = re.compile(r"step-(\d{12})")
 
@@ -50,8 +50,7 @@ class Checkpoints:
             shutil.rmtree(torn, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.folder))
         write(draft)
-        fault_point("checkpoints.before_manifest")
-        publish_json(draft / MANIFEST, build_manifest(draft))
+        seal_folder(draft, build_manifest(draft))
         target = self.folder / f"step-{step:012}"
         if target.exists():
             target.replace(draft.with_name(f"{draft.name}-old"))

@@ -207,7 +207,9 @@ class Loop:
         }
         profile = str(self.store.file(reference)) if reference else ""
         spec, project = codec.encode(self.spec), str(self.project)
-        return Request(stage, spec, self.env, project, str(folder), tuple(files), window, folders, profile, turn)
+        # Attempts at one training have a folder each, and this one together.
+        saved = str(runs / "checkpoints") if stage == "train" else ""
+        return Request(stage, spec, self.env, project, str(folder), tuple(files), window, folders, profile, turn, saved)
 
     def run(self, request: Request) -> dict[str, Any]:
         """Run a stage in the loop's place; see ``bridge.run``. What an earlier stage left has been kept by now."""

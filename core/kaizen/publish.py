@@ -62,6 +62,15 @@ def build_manifest(folder: Path) -> dict[str, Any]:
     return {"version": 1, "files": entries}
 
 
+def seal_folder(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make the files of ``manifest`` durable, and then write it beside them: what has it is whole."""
+    for entry in manifest["files"]:
+        _sync(folder / entry["path"])
+    fault_point("publish.folder.before_manifest")
+    publish_text(folder / MANIFEST, canonical_json(manifest))
+    _sync(folder)
+
+
 def publish_folder(folder: Path, parent: Path) -> tuple[Path, str]:
     """Move a finished ``folder`` (same file system) to ``parent/<digest>`` with its manifest; both are returned.
 
@@ -79,11 +88,7 @@ def publish_folder(folder: Path, parent: Path) -> tuple[Path, str]:
         else:
             shutil.rmtree(folder)
             return target, identity
-    for entry in manifest["files"]:
-        _sync(folder / entry["path"])
-    fault_point("publish.folder.before_manifest")
-    publish_text(folder / MANIFEST, canonical_json(manifest))
-    _sync(folder)
+    seal_folder(folder, manifest)
     fault_point("publish.folder.before_rename")
     parent.mkdir(parents=True, exist_ok=True)
     try:

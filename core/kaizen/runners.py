@@ -7,6 +7,7 @@ model, nothing else: what is stored, measured and promoted is not its business.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kaizen.checkpoints import Checkpoints
 from kaizen.codec import nearest
 from kaizen.errors import SpecError
 from kaizen.spec import TrainSpec
@@ -32,6 +34,7 @@ class Training:
         spec: the ``train`` section, with the names that the runner needs and the seed.
         project: the project's folder.
         env: the loop's environment: a runner with settings of its own takes those of the same name.
+        checkpoints: where a long training saves what the next attempt at it goes on from.
     """
 
     examples: pd.DataFrame
@@ -39,6 +42,7 @@ class Training:
     spec: TrainSpec
     project: Path
     env: str
+    checkpoints: Checkpoints | None = None
 
 
 Runner = Callable[[Training], Any]
@@ -69,7 +73,10 @@ def make_importable(project: Path) -> None:
 
 
 def run_callable(training: Training) -> Any:
-    """Call ``train.function`` (``"package.module:function"``) as ``function(examples, target=..., seed=...)``."""
+    """Call ``train.function`` (``"package.module:function"``) as ``function(examples, target=..., seed=...)``.
+
+    A function with a parameter ``checkpoints`` gets the training's ``Checkpoints`` besides.
+    """
     module_name, _, name = training.spec.function.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), name)
@@ -82,4 +89,5 @@ def run_callable(training: Training) -> Any:
             limit='"package.module:function", importable from the project',
             action="correct the name, or install the project where the loop trains",
         ) from error
-    return function(training.examples, target=training.target, seed=training.spec.seed)
+    more = {"checkpoints": training.checkpoints} if "checkpoints" in inspect.signature(function).parameters else {}
+    return function(training.examples, target=training.target, seed=training.spec.seed, **more)

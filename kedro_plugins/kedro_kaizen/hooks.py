@@ -20,12 +20,13 @@ class KaizenHooks:
 
     @hook_impl
     def after_catalog_created(self, catalog: Any) -> None:
-        """Give the project's own training its examples."""
-        from kedro_kaizen.project import EXAMPLES
+        """Give the project's own training its examples, and where it may save checkpoints."""
+        from kedro_kaizen.project import TRAINING
 
-        examples = EXAMPLES.get()
-        if examples is not None:
-            catalog["examples"] = examples
+        training = TRAINING.get()
+        if training is not None:
+            catalog["examples"] = training.examples
+            catalog["checkpoints"] = training.checkpoints
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:

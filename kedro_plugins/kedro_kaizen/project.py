@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from kaizen.loop import Loop
+    from kaizen.runners import Training
     from kaizen.spec import Spec
 
 SPEC = Path("conf/base/kaizen.yml")
@@ -60,5 +59,5 @@ def loop_of(project: Path, env: str | None) -> ProjectLoop:
 SESSION: ContextVar[ProjectLoop | None] = ContextVar("session", default=None)
 """The loop of the newest session's project. Kedro tells hooks of a session, but not ``register_pipelines``."""
 
-EXAMPLES: ContextVar[pd.DataFrame | None] = ContextVar("examples", default=None)
-"""The rows of the training that ``runner.run_pipeline`` carries out at the moment."""
+TRAINING: ContextVar[Training | None] = ContextVar("training", default=None)
+"""The training that ``runner.run_pipeline`` carries out at the moment."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaizen.codec import nearest
 from kaizen.errors import SpecError
-from kedro_kaizen.project import EXAMPLES, SESSION, loop_of
+from kedro_kaizen.project import SESSION, TRAINING, loop_of
 
 if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def run_pipeline(training: Training) -> Any:
     """Run ``training.spec.pipeline`` of the project in a session of its own and return what it calls ``model``.
 
-    The pipeline's free input ``examples`` is ``training.examples``, n rows of features and the target; parameters and
-    other datasets are the project's, in the environment ``training.env``.
+    The pipeline's free input ``examples`` is ``training.examples``, n rows of features and the target; a free input
+    ``checkpoints`` is ``training.checkpoints``; parameters and other datasets are the project's, in the environment
+    ``training.env``.
 
     Raises:
         SpecError: KZ330 no such pipeline, KZ331 it does not take examples or leave a model, KZ332 no Kedro project,
@@ -37,7 +38,7 @@ def run_pipeline(training: Training) -> Any:
     own = loop_of(training.project, training.env)
     # Not the loop of another project's session in this process: the pipelines that are opened now depend on it.
     opened = SESSION.set(own if own.path.is_file() else None)
-    token = EXAMPLES.set(training.examples)
+    token = TRAINING.set(training)
     try:
         with _logging_left_alone():
             _open_project(training)
@@ -56,7 +57,7 @@ def run_pipeline(training: Training) -> Any:
             action="make the folder, or choose another environment with --env",
         ) from error
     finally:
-        EXAMPLES.reset(token)
+        TRAINING.reset(token)
         SESSION.reset(opened)
 
 

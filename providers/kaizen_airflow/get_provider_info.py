@@ -17,7 +17,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Kaizen",
-                "python-modules": [f"kaizen_airflow.operators.{stage}" for stage in (*_STAGES, "stage")],
+                "python-modules": [f"kaizen_airflow.operators.{stage}" for stage in (*_STAGES, "stage", "docker")],
             }
         ],
         "hooks": [{"integration-name": "Kaizen", "python-modules": ["kaizen_airflow.hooks.kaizen"]}],

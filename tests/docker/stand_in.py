@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from kaizen.checkpoints import Checkpoints
 from kaizen.errors import DataRefused
 
 
@@ -18,6 +19,7 @@ def train(request):  # noqa: C901 - a list of what to do
     for number in range(do.get("lines", 0)):
         print(f"line {number}", file=sys.stderr if do.get("stderr") else sys.stdout, flush=True)
         time.sleep(do.get("every", 0))
+    began = _go_on(request, do["steps"]) if do.get("steps") else 0
     if "print" in do:
         os.write(1, do["print"].encode())
     time.sleep(do.get("sleep", 0))
@@ -51,10 +53,22 @@ def train(request):  # noqa: C901 - a list of what to do
         "model": str(folder / "model"),
         "profile": str(folder / "profile.json"),
         "seen": seen,
+        "began": began,
         "metric": float(do.get("metric", 0.5)),
         "me": {"uid": os.getuid(), "environment": dict(os.environ), "root": _writable("/"), "tmp": _writable("/tmp")},
         "status": Path("/proc/self/status").read_text(),
     }
+
+
+def _go_on(request, steps):
+    """Save a checkpoint after each step, and die in the middle of saving the third, but only the first time."""
+    checkpoints = Checkpoints(Path(request.checkpoints))
+    found = checkpoints.latest()
+    began = found.step if found else 0
+    for step in range(began + 1, steps + 1):
+        os.environ["KAIZEN_FAULT"] = "checkpoints.before_rename:kill:3" if not found else ""
+        checkpoints.save(step, lambda folder, step=step: (folder / "weights").write_text(str(step)))
+    return began
 
 
 def _writable(folder):

@@ -79,7 +79,8 @@ def request_of(folder, **do):
     rows = folder / "rows.parquet"
     rows.write_text("rows")
     inputs = (InputFile("rows", "2013-01", str(rows), file_digests(rows)[1]["sha256"]),)
-    return Request("train", do, "local", "/nowhere", str(folder / "out"), inputs, Window(None, None), turn="turn-1")
+    paths = {"folder": str(folder / "out"), "checkpoints": "wherever the place keeps them"}
+    return Request("train", do, "local", "/nowhere", inputs=inputs, window=Window(None, None), turn="turn-1", **paths)
 
 
 def test_a_stage_runs_behind_its_walls_and_leaves_its_own_result(tmp_path, ledger, place, told, api, monkeypatch):
@@ -310,6 +311,21 @@ def test_the_container_of_a_task_that_is_over_does_not_wait_for_its_lease(tmp_pa
     assert "its task airflow:dag/run/train/-1 is over" in done
     assert asked == ["airflow:dag/run/train/-1"]
     assert api.containers(all=True) == []
+
+
+def test_a_fresh_container_goes_on_from_the_last_good_checkpoint(tmp_path, ledger, place, told, api):
+    with pytest.raises(StageFailed, match="KZ707"):
+        bridge.run(request_of(tmp_path / "1", steps=5), place, caller_of(ledger, told, attempt=1))
+    assert api.containers(all=True) == []
+    second = caller_of(ledger, told, attempt=2)
+    outputs = bridge.run(request_of(tmp_path / "2", steps=5), place, second)
+    assert outputs["began"] == 2
+    second.settle()
+    assert api.volumes()["Volumes"] == []
+    # Starting over starts from nothing.
+    third = caller_of(ledger, told, base=3, attempt=3)
+    with pytest.raises(StageFailed, match="KZ707"):
+        bridge.run(request_of(tmp_path / "3", steps=5), place, third)
 
 
 POINTS = ("takeover", "before_create", "after_create", "before_start", "after_start", "after_failure", "after_read")

@@ -61,7 +61,6 @@ POINTS: dict[str, list[tuple[str, int]]] = {
 ELSEWHERE = {
     *(f"containers.{point}" for point in ("takeover", "before_create", "after_create", "before_start", "after_start")),
     *(f"containers.{point}" for point in ("after_failure", "after_read")),
-    "checkpoints.before_manifest",
     "checkpoints.before_rename",
 }
 CASES = [(point, scenario, nth) for point, passes in POINTS.items() for scenario, nth in passes]

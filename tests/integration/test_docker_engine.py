@@ -30,6 +30,9 @@ from tests.services import NotInstalledError
 
 __all__ = ["docker_engine", "kaizen_image"]
 
+# What other tests stand on shows in those when it breaks.
+pytestmark = pytest.mark.soak
+
 # A session that is interrupted while its container runs.
 INTERRUPTED = """
 import time

@@ -55,7 +55,7 @@ def test_a_damaged_one_is_skipped(checkpoints, damage):
     assert weights(checkpoints) == (1, "good")
 
 
-@pytest.mark.parametrize("point", ["checkpoints.before_manifest", "checkpoints.before_rename"])
+@pytest.mark.parametrize("point", ["publish.folder.before_manifest", "checkpoints.before_rename"])
 def test_killed_while_it_saves_the_one_before_is_there(checkpoints, monkeypatch, point):
     checkpoints.save(1, saved("good"))
     monkeypatch.setenv("KAIZEN_FAULT", f"{point}:raise")

@@ -55,6 +55,8 @@ from kaizen.spec import PlaceSpec
 
 MAX_RESULT = 16 * 1024**2
 """Bytes of a result file."""
+CHECKPOINTS = "checkpoints"
+"""Folder of the volume that outlives its containers."""
 MAX_OUTPUTS = 8 * 1024**3
 """Bytes of all files that a stage leaves."""
 
@@ -109,6 +111,7 @@ def work_digest(request: Request, place: PlaceSpec) -> str:
             request,
             folder="",
             project="",
+            checkpoints="",
             inputs=tuple(replace(i, path="") for i in request.inputs),
             models={role: replace(m, path="") for role, m in request.models.items()},
             reference=bool(request.reference) * "reference",
@@ -189,6 +192,8 @@ def _files(request: Request, place: PlaceSpec, folder: str) -> Iterator[tuple[ta
     for source, target in copies:
         yield _file(target.as_posix(), source.stat().st_size, 0, 0o444), source
     yield _directory(folder, uid, 0o700, gid), b""
+    if inside.checkpoints:
+        yield _directory(CHECKPOINTS, uid, 0o700, gid), b""
     body = canonical_json(codec.encode(inside)).encode()
     yield _file(f"{folder}/{REQUEST}", len(body), uid, 0o400, gid), body
 
@@ -214,7 +219,8 @@ def _inside(request: Request, folder: str) -> tuple[Request, list[tuple[Path, Pu
         models[role] = ModelFolder(f"{MOUNT}/{data}/models/{role}", model.digest)
     reference = copied(request.reference, "reference.json") if request.reference else ""
     inside = replace(request, folder=f"{MOUNT}/{folder}", project="", inputs=inputs, models=models, reference=reference)
-    return inside, copies
+    # The same folder for every container on this volume.
+    return replace(inside, checkpoints=f"{MOUNT}/{CHECKPOINTS}" if request.checkpoints else ""), copies
 
 
 def _directory(name: str, uid: int, mode: int, gid: int | None = None) -> tarfile.TarInfo:

@@ -25,6 +25,7 @@ from kaizen.adapters.profiles import make_profile
 from kaizen.adapters.tables import read_parquet, write_parquet
 from kaizen.bridge import InputFile, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
+from kaizen.checkpoints import Checkpoints
 from kaizen.errors import DataRefused, ModelRefused
 from kaizen.publish import publish_file, publish_json, verify_file, verify_folder
 from kaizen.records import Environment, Profile, Window
@@ -58,7 +59,8 @@ def open_training(request: Request) -> Training:
     # Read for this training alone: its memory is user code's from here on.
     _training_rows.cache_clear()
     examples = rows.features.assign(**{spec.problem.target: rows.label})
-    return Training(examples, spec.problem.target, spec.train, Path(request.project), request.env)
+    checkpoints = Checkpoints(Path(request.checkpoints)) if request.checkpoints else None
+    return Training(examples, spec.problem.target, spec.train, Path(request.project), request.env, checkpoints)
 
 
 @lru_cache(maxsize=1)

@@ -33,12 +33,18 @@ def run(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, Trai
 
 def open_examples(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, pd.DataFrame]:
     """Choose the training set and read it: n rows of features and the label, for the project's nodes."""
+    return open_checkpointed(loop, decision)[:2]
+
+
+def open_checkpointed(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, pd.DataFrame, Any]:
+    """The same, and the training's ``Checkpoints``, for nodes that ask for them."""
     from kaizen.adapters.place import open_training
 
     with loop.open() as opened:
         _check_place(opened, in_process=True)
         examples = training_set(opened)
-        return examples, open_training(training_request(opened, examples, turn_id(decision))).examples
+        training = open_training(training_request(opened, examples, turn_id(decision)))
+        return examples, training.examples, training.checkpoints
 
 
 def close_model(
@@ -60,24 +66,27 @@ def close_model(
 def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
     """``kaizen_decision`` to ``kaizen_training_set`` and ``kaizen_candidate``, through the project's ``training``.
 
-    Its free input ``examples`` becomes ``train.examples``, its free output ``model`` ``train.model``; parameters and
-    other datasets keep their names. Raises ``SpecError`` (KZ331) if it lacks one of the two.
+    Its free input ``examples`` becomes ``train.examples``, its free output ``model`` ``train.model``, and so does a
+    free input ``checkpoints``; parameters and other datasets keep their names. Raises ``SpecError`` (KZ331) if it lacks
+    one of the two.
     """
     check_training(training, "training")
     if not in_process:
         leaves = ["kaizen_training_set", "kaizen_candidate"]
         return Pipeline([node(run, ["kaizen_loop", "kaizen_decision"], leaves, name="train")])
+    asks = "checkpoints" in training.inputs()
+    given = {"examples": "train.examples", **({"checkpoints": "train.checkpoints"} if asks else {})}
     own = Pipeline(
         training,
         namespace="train",
-        inputs={"examples": "train.examples"},
+        inputs=given,
         outputs={"model": "train.model"},
         prefix_datasets_with_namespace=False,
     )
     before = node(
-        open_examples,
+        open_checkpointed if asks else open_examples,
         ["kaizen_loop", "kaizen_decision"],
-        ["kaizen_training_set", "train.examples"],
+        ["kaizen_training_set", *given.values()],
         name="open",
         namespace="train",
     )
