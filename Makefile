@@ -25,10 +25,10 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo demo-ui demo-apart backtest bench soak lint format wheel smoke constraints clean python
+.PHONY: help setup test demo demo-ui demo-apart backtest bench soak lint format wheel smoke constraints clean stack-secrets up status logs down python
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that is needed here; afterwards no network is
 
@@ -104,6 +104,27 @@ wheel: setup ## build dist/kaizen_mlops-*.whl
 
 smoke: wheel ## install the wheel into clean environments and use it: core only, [airflow], [kedro], [all]
 	set -e; for each in $(SMOKED); do $(PYTHON) tests/packaging/smoke.py dist/*.whl $$each; done
+
+# The stack on one machine: docker-compose.yml. A shell asks for compose v2 only when a target needs it.
+COMPOSE = $(if $(shell docker compose version 2>/dev/null),docker compose,docker-compose)
+SERVICE ?=
+
+stack-secrets: ## write the stack's passwords and keys, those that are missing: stack/secrets, .env
+	@$(PYTHON) stack/make_secrets.py
+
+up: stack-secrets wheel ## start the stack (PostgreSQL, MLflow, Airflow, Docker proxy) from docker-compose.yml
+	mkdir -p loops
+	$(COMPOSE) up --detach
+	@echo "Airflow: http://127.0.0.1:8080 as admin, password in stack/secrets/airflow_passwords. MLflow: http://127.0.0.1:5000"
+
+status: ## what the stack's services do, and how healthy they are
+	@$(COMPOSE) ps
+
+logs: ## follow the stack's logs; SERVICE=airflow-scheduler for one service
+	@$(COMPOSE) logs --follow --tail=100 $(SERVICE)
+
+down: ## stop the stack; what it keeps stays in its volumes
+	$(COMPOSE) down
 
 # The only target with a tool that setup does not install: uv resolves for all Pythons at once, pip cannot.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml

@@ -17,7 +17,7 @@ from docker.errors import APIError
 
 from kaizen.adapters.docker_engine import Engine
 from kaizen.causes import Cause
-from kaizen.containers import Caller, GpuWish, gpus_of
+from kaizen.containers import LABEL, RULES, Caller, GpuWish, gpus_of
 from kaizen.errors import LeaseHeld
 from kaizen.ledger import LEASES, Lease
 
@@ -67,6 +67,7 @@ def present_gpus(engine: Engine, image: str) -> list[str]:
     """
     config = {
         "Image": image,
+        "Labels": {LABEL: RULES},
         "Entrypoint": [],
         "Cmd": QUERY,
         "Env": ["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=utility"],
