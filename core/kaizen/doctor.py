@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from kaizen.errors import KaizenError
-from kaizen.loop import open_loop
+from kaizen.loop import Loop, open_loop
 from kaizen.promote import registry_name
+from kaizen.reconcile import open_engine
 
 SUPPORTED = {
     "kedro": ("1.7", "kedro"),
@@ -102,6 +103,8 @@ def _loop(path: Path, env: str | None) -> Iterator[Finding]:
             yield _tracking(loop.registry.alias, registry_name(loop))
             if loop.spec.place.mode == "python":
                 yield _place(loop.spec.place.interpreter)
+            elif loop.spec.place.mode == "docker":
+                yield _engine(loop)
     except KaizenError as error:
         yield Finding(error.where or "loop", "broken", f"{error.code}: {error.what}", error.action)
 
@@ -112,6 +115,27 @@ def _tracking(alias: object, name: str) -> Finding:
     except KaizenError as error:
         return Finding("tracking", "broken", f"{error.code}: {error.what}", error.action)
     return Finding("tracking", "ok", f"champion alias at version {champion}")
+
+
+def _engine(loop: Loop) -> Finding:
+    """The engine answers, has GPUs if they are asked for, and the image."""
+    place = loop.spec.place
+    try:
+        engine = open_engine(loop)
+        if engine is None:
+            raise ValueError(f"place.mode is {place.mode}")
+        if place.gpus:
+            from kaizen.adapters.docker_gpus import has_runtime
+
+            has_runtime(engine)
+        image = engine.image(place.image)
+    except KaizenError as error:
+        return Finding("place", "broken", f"{error.code}: {error.what}", error.action)
+    if image is None:
+        return Finding(
+            "place", "missing", f"{place.image} is not on the engine", "kaizen image build; else it is pulled"
+        )
+    return Finding("place", "ok", f"engine {engine.version}, image {place.image} ({image})")
 
 
 def _place(interpreter: str) -> Finding:

@@ -382,3 +382,37 @@ def test_killed_at_any_point_the_next_attempt_gets_the_one_result(tmp_path, plac
     if point in ("after_start", "after_read", "takeover"):
         assert len(seen) == 1
     assert api.containers(all=True) == []
+
+
+def test_the_shell_lists_containers_mends_and_examines_the_engine(tmp_path, place, api, capsys, monkeypatch):
+    from tests.loops import make_loop
+
+    from kaizen.cli import main
+
+    values = {"mode": "docker", "image": place.image, "engine": place.engine}
+    project = make_loop(tmp_path / "loop", {"place": values}).spec
+    monkeypatch.setenv("KAIZEN_LEDGER_URL", ledger_url := f"sqlite:///{tmp_path / 'shell.db'}")
+
+    def stop(name, line, mark):
+        raise SystemExit
+
+    with open_ledger(ledger_url) as ledger, pytest.raises(SystemExit):
+        bridge.run(request_of(tmp_path / "1", lines=1, sleep=60), place, caller_of(ledger, Log(stop)))
+    assert main(["containers", str(project), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["stage"], found["state"], found["owner"]) == ("train", "running", "airflow:dag/run/train/-1")
+    assert found["held_by"] == "airflow:dag/run/train/-1#0.1"
+    assert main(["containers", str(project)]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["NAME", "LOOP", "STAGE"]
+    assert row.split()[:4] == [found["name"], "a/loop", "train", "running"]
+    with open_ledger(ledger_url) as ledger:
+        for lease in ledger.leases("container/"):
+            ledger.release(lease, WallClock().now())
+    assert main(["reconcile", str(project)]) == 0
+    assert f"removed container {found['name']}" in capsys.readouterr().out
+    assert api.containers(all=True) == []
+    main(["doctor", str(project), "--json"])
+    findings = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert findings["place"]["status"] == "ok"
+    assert place.image in findings["place"]["found"]

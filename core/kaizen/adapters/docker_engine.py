@@ -120,7 +120,19 @@ class Engine:
             action="start the engine, or correct the URL; what runs there is found again by the next attempt",
         )
 
+    @property
+    def version(self) -> str:
+        """The engine's own version."""
+        return str(self.ask(self.api.version)["Version"])
+
     # Images.
+
+    def image(self, reference: str) -> str | None:
+        """The id of an image that the engine has."""
+        try:
+            return str(self.ask(self.api.inspect_image, reference)["Id"])
+        except ImageNotFound:
+            return None
 
     def pin(self, reference: str) -> str:
         """The id of an image, pulled if it is not there: what is run, whatever the reference names later.
