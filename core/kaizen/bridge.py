@@ -304,7 +304,11 @@ def main(folder: Path) -> int:
         values = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         if values.get("protocol") != PROTOCOL:
             raise _protocol_mismatch(values.get("protocol"), str(folder / REQUEST))
-        request = codec.decode(Request, values)
+        try:
+            request = codec.decode(Request, values)
+        except codec.DecodeError as error:
+            # A key that this release does not know comes from a caller of another one.
+            raise _protocol_mismatch(f"{error.path}: {error.what}", str(folder / REQUEST)) from error
         if not request.project:
             # In an image the project lies where the image says.
             request = replace(request, project=os.environ.get("KAIZEN_PROJECT", str(Path.cwd())))

@@ -108,8 +108,31 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--result", type=Path, metavar="FOLDER", help="leave result.json there, and end with the caller")
     command("compile", _compile, "write the snapshot of a spec that DAG files are parsed from")
     command("doctor", _doctor, "what is installed, reachable and missing, and the fix for each")
+    _add_image(commands)
     _add_ledger(commands)
     return parser
+
+
+def _add_image(commands: Any) -> None:
+    image = commands.add_parser("image", help="the project's image", description="The project's image.")
+    actions = image.add_subparsers(required=True, metavar="ACTION")
+    texts = {
+        "build": "build it from the project's Dockerfile, if anything in it has changed",
+        "push": "push it to its registry, and print it with its digest",
+    }
+    for name, text in texts.items():
+        made = actions.add_parser(name, help=text, description=text)
+        made.set_defaults(run={"build": _build_image, "push": _push_image}[name])
+        made.add_argument("spec", nargs="?", type=Path, help="kaizen.yml")
+        made.add_argument("--env", help="overlay of this environment (default: KAIZEN_ENV or local)")
+        made.add_argument("--tag", default="", metavar="NAME", help="its name (default: place.image)")
+        if name == "build":
+            made.add_argument("--base", metavar="IMAGE", help="what it starts from: the build argument BASE")
+            made.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="no secrets")
+            made.add_argument("--wheel", action="append", default=[], type=Path, metavar="FILE", help="to be installed")
+            made.add_argument("--network", default="", metavar="NETWORK", help="of the build's steps")
+            made.add_argument("--no-cache", action="store_true", help="build it in any case, every layer")
+        made.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_ledger(commands: Any) -> None:
@@ -227,6 +250,49 @@ def _compile(arguments: argparse.Namespace) -> int:
     facts = vars(read_snapshot(path, env))
     print(json.dumps(facts) if arguments.json else f"{facts['loop']}, digest {facts['digest'][:12]}: {written}")
     return 0
+
+
+def _build_image(arguments: argparse.Namespace) -> int:
+    from kaizen.images import parse_arguments, read_recipe
+    from kaizen.loop import project_folder
+
+    images, engine, name = _open_images(arguments)
+    chosen = parse_arguments(arguments.build_arg) | ({"BASE": arguments.base} if arguments.base else {})
+    recipe = read_recipe(project_folder(find_spec(arguments.spec).resolve()), chosen, arguments.wheel)
+    made = images.build(engine(), recipe, name, tell=_say, network=arguments.network, anew=arguments.no_cache)
+    if arguments.json:
+        print(json.dumps(vars(made)))
+        return 0
+    revision = made.revision or "of no git repository"
+    print(f"{made.image}: {'built' if made.built else 'unchanged, kept'}, {made.id}")
+    print(f"content {made.content[:12]}, revision {revision}{' with changes' if made.dirty else ''}")
+    return 0
+
+
+def _push_image(arguments: argparse.Namespace) -> int:
+    images, engine, name = _open_images(arguments)
+    pushed = images.push(engine(), name, tell=_say)
+    print(json.dumps(vars(pushed)) if arguments.json else pushed.reference)
+    return 0
+
+
+def _open_images(arguments: argparse.Namespace) -> tuple[Any, Callable[[], Any], str]:
+    """The adapter, what connects to the place's engine, and the image's name. Raises ``UsageError`` KZ253."""
+    from kaizen.errors import MissingDependency
+    from kaizen.images import check_name
+    from kaizen.spec import load_spec
+
+    place = load_spec(find_spec(arguments.spec), _env(arguments)).place
+    name = check_name(arguments.tag or place.image)
+    try:
+        from kaizen.adapters import docker_engine, docker_images
+    except ImportError:
+        raise MissingDependency("docker", "docker") from None
+    return docker_images, lambda: docker_engine.Engine(place.engine), name
+
+
+def _say(line: str) -> None:
+    print(f"  | {line}", file=sys.stderr, flush=True)
 
 
 def _stage_progress(quiet: bool) -> Callable[[str], None]:

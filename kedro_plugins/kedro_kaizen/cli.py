@@ -15,10 +15,12 @@ _COMMANDS = {
     "backtest": "Replay the history: what the loop would have done.",
     "status": "Where the loop stands.",
     "reconcile": "Heal what only shows the ledger.",
+    "image": "The project's image: build, push.",
     "doctor": "What is installed, reachable and missing.",
     "ledger": "Look after the loop's memory: verify, show, backup, restore, anchor.",
 }
 _SPEC_BY_NAME = ("status", "ledger")
+_SPEC_AFTER_ACTION = ("image",)
 
 
 @click.group()
@@ -48,7 +50,8 @@ def _forwarding(name: str, text: str) -> click.Command:
         env = ["--env", environment] if environment and not chosen else []
         if name in _SPEC_BY_NAME:
             sys.exit(main([name, *arguments, "--spec", spec, *env]))
-        sys.exit(main([name, spec, *arguments, *env]))
+        action = arguments[: name in _SPEC_AFTER_ACTION]
+        sys.exit(main([name, *action, spec, *arguments[len(action) :], *env]))
 
     return forward
 

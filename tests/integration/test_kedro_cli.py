@@ -76,6 +76,14 @@ def test_refusal_keeps_its_exit_code(project: Path) -> None:
     assert kaizen(project, "turn", "--env", "broken").exit_code == 3
 
 
+def test_the_spec_goes_behind_the_action_of_image(project: Path) -> None:
+    told = kaizen(project, "image", "build", "--tag", "flights:1")
+    assert told.exit_code == 2
+    assert f"KZ250: the project has no Dockerfile\n  where: {project}" in told.output
+    assert "--network" in kaizen(project, "image", "build", "--help").output
+    assert kaizen(project, "image").exit_code == 2
+
+
 def test_help_is_that_of_kaizen(project: Path) -> None:
     told = kaizen(project, "turn", "--help")
     assert told.exit_code == 0

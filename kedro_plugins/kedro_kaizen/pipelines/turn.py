@@ -24,7 +24,6 @@ def create_pipeline(training: Pipeline) -> Pipeline:
     Raises:
         SpecError: the spec cannot be read; KZ331: ``training`` lacks ``examples`` or ``model``.
     """
-    session = SESSION.get()
     return Pipeline(
         [
             ingest.create_pipeline(),
@@ -32,7 +31,7 @@ def create_pipeline(training: Pipeline) -> Pipeline:
             score.create_pipeline("kaizen_validated", "kaizen_scored_before", "score_before"),
             monitor.create_pipeline("kaizen_scored_before", "kaizen_health_before", "monitor_before"),
             trigger.create_pipeline("kaizen_health_before"),
-            train.create_pipeline(training, in_process=not session or session.spec().place.mode == "in_process"),
+            train.create_pipeline(training, in_process=_trains_in_process()),
             evaluate.create_pipeline(),
             promote.create_pipeline(),
             deploy.create_pipeline(),
@@ -40,6 +39,12 @@ def create_pipeline(training: Pipeline) -> Pipeline:
             monitor.create_pipeline(),
         ]
     )
+
+
+def _trains_in_process() -> bool:
+    session = SESSION.get()
+    # In an image there is no spec: it comes with each request.
+    return session is None or not session.path.is_file() or session.spec().place.mode == "in_process"
 
 
 def add_datasets(loop: ProjectLoop, pipeline: Pipeline, catalog: Any) -> None:
