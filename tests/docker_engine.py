@@ -49,6 +49,10 @@ def docker_engine() -> Iterator[DockerEngine]:
     except NotInstalledError as reason:
         pytest.skip(str(reason))
     with DockerEngine() as engine:
+        try:
+            build_base_image(engine)
+        except NotInstalledError as reason:
+            pytest.skip(str(reason))
         yield engine
 
 
@@ -479,7 +483,10 @@ def _make_tarball(source: AptSource, tarball: Path) -> None:
         options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
         options += [f"--keyring={source.keyring}"] if source.keyring else []
         # What it mounts, it mounts in a namespace that ends with it.
-        _run("unshare", "--mount", program, *options, source.suite, str(system), source.mirror)
+        try:
+            _run("unshare", "--mount", program, *options, source.suite, str(system), source.mirror)
+        except RuntimeError as reason:
+            raise NotInstalledError(f"no base image without a package mirror: {reason}") from reason
         for pattern in STRIPPED:
             for path in system.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -606,12 +613,14 @@ class Registry:
 
 
 def main() -> None:
-    """Start an engine and a container of nothing: whether this machine lets both be. Raises if it does not."""
+    """Start an engine and a container of nothing, and make a base image: whether all can be here. Raises if not."""
     nothing = io.BytesIO()
     with tarfile.open(fileobj=nothing, mode="w"):
         pass
     with DockerEngine() as engine:
         api = engine.client.api
+        # The tests find it in build/docker.
+        build_base_image(engine)
         api.import_image_from_data(nothing.getvalue(), "kaizen-test/nothing", "1")
         made = api.create_container("kaizen-test/nothing:1", ["true"])
         try:
