@@ -8,13 +8,22 @@ from docker.errors import APIError
 from tests.docker_engine import build_kaizen_image, docker_engine  # noqa: F401 - a fixture of this folder
 
 
+@pytest.fixture
+def api(docker_engine):  # noqa: F811
+    """The engine itself, beside what is tested; empty before and after."""
+    clear(docker_engine.client.api)
+    yield docker_engine.client.api
+    clear(docker_engine.client.api)
+
+
 def clear(api):
     """Remove every container and volume of an engine."""
     for found in api.containers(all=True):
         with suppress(APIError):  # Somebody is removing it at this moment.
             api.remove_container(found["Id"], force=True)
     for found in api.volumes()["Volumes"] or []:
-        api.remove_volume(found["Name"])
+        with suppress(APIError):
+            api.remove_volume(found["Name"])
 
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

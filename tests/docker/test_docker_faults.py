@@ -35,6 +35,9 @@ def place(between, stage_image):
     return PlaceSpec(mode="docker", image=stage_image, engine=between.host, memory="128m", cpus=1.0)
 
 
+pytestmark = pytest.mark.usefixtures("api")
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """What takes seconds for people takes less here."""

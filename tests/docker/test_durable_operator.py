@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import pytest
 from demo.airflow_service import AirflowService
-from tests.docker.conftest import clear
 from tests.docker_engine import build_base_image
 
 from kaizen.containers import LABEL
@@ -75,12 +74,6 @@ def airflow(docker_engine, tmp_path_factory):
     ) as service:
         service.wait_for_dags(["plain", "slow"])
         yield service
-
-
-@pytest.fixture
-def api(docker_engine):
-    yield docker_engine.client.api
-    clear(docker_engine.client.api)
 
 
 class Run:
