@@ -89,5 +89,13 @@ def run_callable(training: Training) -> Any:
             limit='"package.module:function", importable from the project',
             action="correct the name, or install the project where the loop trains",
         ) from error
-    more = {"checkpoints": training.checkpoints} if "checkpoints" in inspect.signature(function).parameters else {}
+    more = {"checkpoints": training.checkpoints} if _takes_checkpoints(function) else {}
     return function(training.examples, target=training.target, seed=training.spec.seed, **more)
+
+
+def _takes_checkpoints(function: Callable[..., Any]) -> bool:
+    try:
+        return "checkpoints" in inspect.signature(function).parameters
+    except ValueError:
+        # A built-in one tells no signature.
+        return False
