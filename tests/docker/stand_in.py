@@ -35,7 +35,7 @@ def train(request):  # noqa: C901 - a list of what to do
     if do.get("raise"):
         raise ValueError(do["raise"])
     if do.get("forge"):
-        text = do["forge"] if do["forge"] != "long" else " " * (17 << 20)
+        text = do["forge"].replace("FOLDER", str(folder)) if do["forge"] != "long" else " " * (17 << 20)
         (folder / "result.json").write_text(text)
         os._exit(0)
     if do.get("exit"):

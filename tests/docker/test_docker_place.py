@@ -177,6 +177,11 @@ CAUSES = {
         "KZ718",
         "/etc",
     ),
+    "a file that leads out": (
+        {"forge": '{"protocol": 1, "outputs": {"model": "FOLDER/../../etc"}, "error": null, "files": {}}'},
+        "KZ718",
+        "not a name",
+    ),
     "other bytes than were promised": (
         {"forge": '{"protocol": 1, "outputs": {}, "error": null, "files": {"x": {"size": 1, "sha256": "0"}}}'},
         "KZ612",

@@ -160,7 +160,7 @@ def test_lines_that_go_on_are_one_instruction_and_comments_are_none() -> None:
         "COPY ./conf/local/ /conf",
         "COPY --chown=1:1 a conf/base/credentials.yml /conf/",
         'COPY ["conf/local", "/conf"]',
-        "ADD .netrc /root/",
+        "ADD .netrc /opt/",
     ],
 )
 def test_a_secret_in_a_dockerfile_is_refused_and_not_repeated(dockerfile: str) -> None:

@@ -249,6 +249,9 @@ def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> d
         for output in (o for o in OUTPUT_FILES if o in outputs):
             path = str(outputs[output])
             name = PurePosixPath(path).relative_to(inside)
+            if len(name.parts) != 1 or ".." in name.parts:
+                # It would lead out of the request's folder, over here.
+                raise ValueError(f"{path!a} is not a name in the folder of the request")
             engine.read_tree(ended.id, path, folder, MAX_OUTPUTS)
             outputs[output] = str(folder / name)
         for name, facts in result["files"].items():
