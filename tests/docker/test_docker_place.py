@@ -241,7 +241,7 @@ def test_a_log_is_harmless_bounded_and_marked(tmp_path, ledger, place, told, api
     assert [line.stderr for line in loud.lines] == [True]
 
 
-def test_an_image_is_pinned_once_and_a_stranger_keeps_his_name(tmp_path, ledger, place, told, api, docker_engine):
+def test_an_image_that_is_nowhere_is_named_and_nothing_is_left(tmp_path, ledger, place, told, api):
     with pytest.raises(StageFailed, match="KZ713") as thrown:
         bridge.run(request_of(tmp_path), replace(place, image="no-such-image:1"), caller_of(ledger, told))
     assert "no-such-image" in str(thrown.value)
