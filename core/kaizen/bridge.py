@@ -17,8 +17,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -34,17 +34,20 @@ from kaizen.faults import fault_point
 from kaizen.publish import publish_json
 from kaizen.records import Window
 from kaizen.spec import PlaceSpec
+from kaizen.trials import FolderSpool, Spool, Watch
 
 PROTOCOL = 1
 REQUEST, RESULT, LOG = "request.json", "result.json", "log.txt"
+LOOK = 0.5
+"""Seconds between two looks at a stage that runs on this machine."""
 OUTPUT_FILES = ("model", "profile", "predictions")
 """Outputs that are paths of files or folders below the request's folder."""
 PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
 PASSED_ON_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "KAIZEN_FAULT", "CUDA_", "NVIDIA_")
 
 
-PlacedStage = Literal["trigger", "train", "evaluate", "deploy", "score"]
-"""The stages that read rows or open models, and therefore run in the place."""
+PlacedStage = Literal["trigger", "trial", "train", "evaluate", "deploy", "score"]
+"""What reads rows or opens models, and therefore runs in the place: stages, and the trials of a training."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Request:
         models: by role: ``candidate``, ``champion``. reference: path of the profile to bin by.
         folder: where outputs and the result go. turn: the turn that it belongs to.
         checkpoints: a folder that outlives the attempts at a training, "" where there is none.
+        parameters: for user code, as a search chose them. selection: of a trial, the rows that it is measured on.
     """
 
     stage: PlacedStage
@@ -88,11 +92,15 @@ class Request:
     reference: str = ""
     turn: str = ""
     checkpoints: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    selection: Window | None = None
     protocol: int = PROTOCOL
 
 
-def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
+def run(request: Request, place: PlaceSpec, caller: Caller, watch: Watch | None = None) -> dict[str, Any]:
     """Run one stage in ``place`` and return its outputs (JSON values; files by their names in ``request.folder``).
+
+    ``watch`` looks at it every few seconds while it runs.
 
     Raises:
         KaizenError: what the stage refused, with its own code; ``StageFailed`` KZ701 (user code raised), KZ702 (out of
@@ -102,16 +110,43 @@ def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
     folder = Path(request.folder)
     folder.mkdir(parents=True, exist_ok=True)
     if place.mode == "in_process":
-        outputs = perform(request)
+        with _watching(watch, FolderSpool(folder)):
+            outputs = perform(request)
     elif place.mode == "docker":
-        outputs = _containers().run(request, place, caller)
+        outputs = _containers().run(request, place, caller, watch)
     else:
         publish_json(folder / REQUEST, codec.encode(request))
         passed = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(PASSED_ON_PREFIXES)}
         command = [place.interpreter, "-m", "kaizen.bridge", str(folder)]
-        outputs = call(command, folder, passed, log=folder / LOG, timeout=place.timeout)
+        outputs = call(command, folder, passed, log=folder / LOG, timeout=place.timeout, watch=watch)
     fault_point("bridge.after_run")
     return outputs
+
+
+@contextmanager
+def _watching(watch: Watch | None, spool: Spool) -> Iterator[None]:
+    """Let ``watch`` look at ``spool`` from a thread until the block ends; what it raises is raised then."""
+    if watch is None:
+        yield
+        return
+    done, failed = threading.Event(), list[Exception]()
+
+    def look() -> None:
+        try:
+            while not done.wait(LOOK):
+                watch(spool)
+        except Exception as error:  # noqa: BLE001 - raised again where somebody sees it
+            failed.append(error)
+
+    thread = threading.Thread(target=look, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _containers() -> ModuleType:
@@ -129,6 +164,7 @@ def call(
     *,
     log: Path | None,
     timeout: timedelta | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Run a command that leaves its result in ``folder``, and return the result's outputs.
 
@@ -137,6 +173,7 @@ def call(
 
     Args:
         variables: the command's whole environment. log: where its output goes; None is the caller's own.
+        watch: looks at it while it runs.
 
     Raises:
         StageFailed: KZ703 (no result), KZ704 (timeout), KZ705 (protocol), KZ706 (cannot be started).
@@ -163,7 +200,8 @@ def call(
                 limit="a Python with kaizen-mlops and the project's libraries",
                 action="correct place.interpreter; `kaizen doctor` checks it",
             ) from error
-        ended = _wait(child, str(log or "the task's own log"), timeout)
+        with _watching(watch, FolderSpool(folder, terminate=child.terminate)):
+            ended = _wait(child, str(log or "the task's own log"), timeout)
     return read_result(folder, ended, str(log or "the task's own log"))
 
 

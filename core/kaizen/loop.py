@@ -10,9 +10,9 @@ import getpass
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from kaizen.clock import Clock, WallClock
 from kaizen.containers import Call, Caller, Log, Owner, tell_stderr
 from kaizen.errors import MissingDependency, SpecError
 from kaizen.ledger import Event, Ledger, NewEvent, open_ledger
-from kaizen.ports import DataRepository, Registry, Run
+from kaizen.ports import DataRepository, Registry, Run, Study
 from kaizen.records import (
     DataVersion,
     Input,
@@ -34,8 +34,9 @@ from kaizen.records import (
     Window,
     read_record,
 )
-from kaizen.spec import EnvironmentSpec, Spec, load_spec
+from kaizen.spec import EnvironmentSpec, Spec, TuneSpec, load_spec
 from kaizen.store import Store, split_address
+from kaizen.trials import Watch
 
 EVERYTHING = Window(None, None)
 """All rows, whatever their time."""
@@ -51,6 +52,7 @@ class Loop:
         path: the spec's file; relative paths in the spec start at its folder.
         env: the environment whose overlay lies on the spec; the user's code trains with the settings of the same one.
         home: root of everything that this loop keeps (its store, data repository, run folders).
+        studies: URL of the database of studies.
     """
 
     spec: Spec
@@ -64,6 +66,7 @@ class Loop:
     clock: Clock
     actor: str
     caller: Caller
+    studies: str
 
     @property
     def name(self) -> str:
@@ -191,8 +194,14 @@ class Loop:
         window: Window = EVERYTHING,
         models: Mapping[str, TrainedModel] | None = None,
         reference: str = "",
+        parameters: Mapping[str, Any] | None = None,
+        selection: Window | None = None,
+        checkpoints: str = "",
     ) -> Request:
-        """A request in a run folder of its own, every address resolved and verified. ``reference`` is an address."""
+        """A request in a run folder of its own, every address resolved and verified. ``reference`` is an address.
+
+        ``checkpoints`` names a folder that attempts at the same work share.
+        """
         runs = self.home / "runs" / turn
         runs.mkdir(parents=True, exist_ok=True)
         # Of its own: two callers of one stage must not meet in a folder.
@@ -208,13 +217,41 @@ class Loop:
         profile = str(self.store.file(reference)) if reference else ""
         spec, project = codec.encode(self.spec), str(self.project)
         # Attempts at one training have a folder each, and this one together.
-        saved = str(runs / "checkpoints") if stage == "train" else ""
-        return Request(stage, spec, self.env, project, str(folder), tuple(files), window, folders, profile, turn, saved)
+        saved = str(runs / checkpoints) if checkpoints else ""
+        settings = dict(parameters or {})
+        return Request(
+            stage,
+            spec,
+            self.env,
+            project,
+            str(folder),
+            tuple(files),
+            window,
+            folders,
+            profile,
+            turn,
+            saved,
+            settings,
+            selection,
+        )
 
-    def run(self, request: Request) -> dict[str, Any]:
-        """Run a stage in the loop's place; see ``bridge.run``. What an earlier stage left has been kept by now."""
+    def run(self, request: Request, *, watch: Watch | None = None, limit: timedelta | None = None) -> dict[str, Any]:
+        """Run a stage in the loop's place; see ``bridge.run``. What an earlier stage left has been kept by now.
+
+        ``limit``: it gets no more time than that, whatever ``place.timeout`` allows.
+        """
         self.caller.settle()
-        return bridge.run(request, self.spec.place, self.caller)
+        place = self.spec.place
+        place = replace(place, timeout=min(place.timeout, limit)) if limit else place
+        return bridge.run(request, place, self.caller, watch)
+
+    def open_study(self, name: str, tune: TuneSpec, *, higher_is_better: bool) -> AbstractContextManager[Study]:
+        """The study of a search, kept in SQL: a new one, or what an earlier attempt left."""
+        try:
+            from kaizen.adapters.optuna_study import open_study
+        except ImportError:
+            raise MissingDependency("Optuna", "tune") from None
+        return open_study(self.studies, name, tune, higher_is_better=higher_is_better, seed=self.spec.train.seed)
 
     def log(self, turn: str, run: Run) -> None:
         """Show a stage of a turn on the tracking server."""
@@ -280,6 +317,7 @@ def open_loop(
             clock=clock,
             actor=actor or os.environ.get("KAIZEN_ACTOR") or getpass.getuser(),
             caller=caller,
+            studies=studies_url(ledger_url),
         )
         caller.settle()
 
@@ -297,6 +335,15 @@ def roots(
     ledger = first.ledger or os.environ.get("KAIZEN_LEDGER_URL") or given.ledger
     tracking = first.tracking or os.environ.get("MLFLOW_TRACKING_URI") or given.tracking
     return root, ledger or f"sqlite:///{root / 'ledger.db'}", tracking or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def studies_url(ledger: str) -> str:
+    """Where studies are kept: in the ledger's PostgreSQL database, in a file beside its SQLite file, or in memory."""
+    scheme, separator, rest = ledger.partition("://")
+    if separator and scheme != "sqlite":
+        return ledger
+    file = rest.removeprefix("/") if separator else ledger
+    return "sqlite://" if file in ("", ":memory:") else f"sqlite:///{Path(file).with_name('studies.db')}"
 
 
 def read_suite_file(path: Path, table: str) -> None:

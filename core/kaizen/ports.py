@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from kaizen.records import Finding
+from kaizen.records import Finding, Trial, TrialState
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Run:
     datasets: Sequence[Mapping[str, str]] = ()
     """Each with ``name``, ``digest``, ``source`` and ``context``."""
     artifacts: Sequence[Path] = ()
+    parent: str = ""
+    """The stage that it is a part of; "" is the turn itself."""
+    history: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    """Metrics as they were on the way: step and value."""
 
 
 class Registry(Protocol):
@@ -89,4 +93,40 @@ class Registry(Protocol):
 
     def alias(self, name: str, alias: str) -> int | None:
         """The version an alias points at, or None (no such model, no such alias)."""
+        ...
+
+
+class Study(Protocol):
+    """The trials of one search, kept where the next attempt finds them. Trials come one after the other."""
+
+    name: str
+
+    def unfinished(self) -> Trial | None:
+        """The trial that was asked for and not told the end of."""
+        ...
+
+    def ask(self) -> Trial:
+        """A new trial; the first one is the default configuration."""
+        ...
+
+    def report(self, number: int, reports: Sequence[tuple[int, float]]) -> bool:
+        """Keep what is new in a running trial's reports; whether it is not worth more time."""
+        ...
+
+    def reports(self, number: int) -> list[tuple[int, float]]:
+        """What was kept, by step."""
+        ...
+
+    def tell(
+        self, number: int, state: TrialState, seconds: float, *, value: float | None = None, reason: str = ""
+    ) -> None:
+        """End a trial; one that has ended stays as it is. Only ``complete`` has a value."""
+        ...
+
+    def trials(self) -> list[Trial]:
+        """All of them, by number."""
+        ...
+
+    def importance(self) -> dict[str, float]:
+        """The share of each parameter in the differences between values, summing to 1; {} if too few are known."""
         ...

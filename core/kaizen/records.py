@@ -433,6 +433,43 @@ class ContainerRun(Record):
     gpu_memory: int = 0
 
 
+TrialState = Literal["running", "complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that a search tried. ``value`` is its metric on the selection's rows, if it came that far."""
+
+    number: int
+    parameters: dict[str, Any]
+    state: TrialState
+    value: float | None = None
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Search(Record):
+    """How the parameters of a training were found. Left by train before it trains, if the spec has ``tune``.
+
+    Attributes:
+        study: its name where the trials are kept. training_set: digest of the training's.
+        metric, window: what the trials were measured by, on which rows: older than the gate's.
+        best: number of the best trial. parameters: its configuration, which the candidate is trained with.
+        importance: the share of each parameter in the differences between trials. ended_by: the budget that ran out.
+    """
+
+    study: str
+    training_set: str
+    metric: str
+    window: Window
+    trials: tuple[Trial, ...]
+    best: int
+    parameters: dict[str, Any]
+    importance: dict[str, float]
+    ended_by: str
+
+
 KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
@@ -451,6 +488,7 @@ KINDS: dict[str, type[Record]] = {
         TurnRecord,
         Profile,
         ContainerRun,
+        Search,
     )
 }
 

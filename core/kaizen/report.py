@@ -121,22 +121,27 @@ def html(summary: Summary) -> str:
         tag("h1", _title(summary)),
         tag("p", _about(summary)),
         _headline(summary),
-        _section(name, _difference(summary), svg.picture(350, name, svg.auc_plot(summary, top=10))),
-        _section("Drift", heard, svg.drift_map(months)),
-        _section(
+        section(name, _difference(summary), svg.picture(350, name, svg.auc_plot(summary, top=10))),
+        section("Drift", heard, svg.drift_map(months)),
+        section(
             "Champions",
             "Who served which partition, and what became of each candidate.",
             svg.champion_timeline(summary),
         ),
-        _section("What the gate saw and what came true", _honesty(summary), svg.gains(summary)),
-        _section("Every partition", "What the loop saw, what it decided, and why.", _month_table(summary)),
+        section("What the gate saw and what came true", _honesty(summary), svg.gains(summary)),
+        section("Every partition", "What the loop saw, what it decided, and why.", _month_table(summary)),
         *_endings(summary),
     ]
+    return page(_title(summary), *body)
+
+
+def page(title: str, *body: Markup) -> str:
+    """A self-contained page in the house's looks."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", _title(summary)),
+        tag("title", title),
         tag("style", Markup(STYLE + PAGE_STYLE)),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', tag('main', *body)), lang='en')}\n"
@@ -292,7 +297,8 @@ def _amount(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
-def _section(title: str, words: str, *content: Markup) -> Markup:
+def section(title: str, words: str, *content: Markup) -> Markup:
+    """A titled part of a page."""
     return tag("section", tag("h2", title), tag("p", words), *content)
 
 
@@ -301,11 +307,11 @@ def _endings(summary: Summary) -> list[Markup]:
     found = []
     if "checks" in summary:
         words = "What was found, and the limit it was held against."
-        found.append(_section("Checks", words, _check_table(summary)))
+        found.append(section("Checks", words, _check_table(summary)))
     if "shuffled" in summary:
-        found.append(_section("The shuffled replay", *_shuffled(summary)))
+        found.append(section("The shuffled replay", *_shuffled(summary)))
     if ran := _how_it_ran(summary):
-        found.append(_section("How it ran", ran[0], *(tag("p", line) for line in ran[1:])))
+        found.append(section("How it ran", ran[0], *(tag("p", line) for line in ran[1:])))
     return found
 
 
@@ -345,8 +351,8 @@ def _month_table(summary: Summary) -> Markup:
     head = ["partition", "rows", "quarantined", "labelled", name, f"{name} never retrained", "drift", "performance"]
     head += ["trigger", "gate", "gain seen", "at least", "came true", "champion"]
     numeric = {1, 2, 3, 4, 5, 10, 11, 12}
-    rows = (_cells(_month_cells(month), numeric) + _told(month, len(head)) for month in summary["months"])
-    return _table(head, rows, numeric)
+    rows = (cells(_month_cells(month), numeric) + _told(month, len(head)) for month in summary["months"])
+    return grid(head, rows, numeric)
 
 
 def _month_cells(month: Month) -> list[str]:
@@ -367,8 +373,8 @@ def _told(month: Month, columns: int) -> Markup:
 
 
 def _check_table(summary: Summary) -> Markup:
-    rows = (_cells(_check(check), {2, 3}) for check in summary["checks"])
-    return _table(["", "check", "value", "limit"], rows, {2, 3})
+    rows = (cells(_check(check), {2, 3}) for check in summary["checks"])
+    return grid(["", "check", "value", "limit"], rows, {2, 3})
 
 
 def _shuffled(summary: Summary) -> tuple[str, Markup]:
@@ -381,8 +387,8 @@ def _shuffled(summary: Summary) -> tuple[str, Markup]:
         f"retrained. The loop retrained {replay['retrains']} times ({replay['seconds']:.1f} s)."
     )
     head = ["partition", metric_name(summary), "drift", "largest PSI", "trigger"]
-    rows = (_cells(_shuffled_cells(month), {1, 3}) for month in replay["months"])
-    return words, _table(head, rows, {1, 3})
+    rows = (cells(_shuffled_cells(month), {1, 3}) for month in replay["months"])
+    return words, grid(head, rows, {1, 3})
 
 
 def _shuffled_cells(month: Month) -> list[str]:
@@ -391,11 +397,13 @@ def _shuffled_cells(month: Month) -> list[str]:
     return [month["partition"], number(month["value_loop"]), _drift(month, 3), largest, _trigger(month)]
 
 
-def _table(head: Sequence[str], rows: Iterable[Markup], numeric: set[int]) -> Markup:
-    return tag("table", tag("thead", _cells(head, numeric, "th")), tag("tbody", join(rows)))
+def grid(head: Sequence[str], rows: Iterable[Markup], numeric: set[int]) -> Markup:
+    """A table; ``numeric`` columns are set to the right."""
+    return tag("table", tag("thead", cells(head, numeric, "th")), tag("tbody", join(rows)))
 
 
-def _cells(row: Sequence[str], numeric: set[int], kind: str = "td") -> Markup:
+def cells(row: Sequence[str], numeric: set[int], kind: str = "td") -> Markup:
+    """A row of a table."""
     return tag("tr", *(tag(kind, cell, class_=_cell_class(i in numeric, cell)) for i, cell in enumerate(row)))
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from kaizen.checkpoints import Checkpoints
 from kaizen.codec import nearest
 from kaizen.errors import SpecError
 from kaizen.spec import TrainSpec
+from kaizen.trials import Report, say_nothing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,8 @@ class Training:
         project: the project's folder.
         env: the loop's environment: a runner with settings of its own takes those of the same name.
         checkpoints: where a long training saves what the next attempt at it goes on from.
+        parameters: settings that a search chose for this training, by name; empty where nothing was searched.
+        report: told how good it is so far, if the training is a trial.
     """
 
     examples: pd.DataFrame
@@ -43,6 +46,8 @@ class Training:
     project: Path
     env: str
     checkpoints: Checkpoints | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    report: Report = say_nothing
 
 
 Runner = Callable[[Training], Any]
@@ -75,7 +80,11 @@ def make_importable(project: Path) -> None:
 def run_callable(training: Training) -> Any:
     """Call ``train.function`` (``"package.module:function"``) as ``function(examples, target=..., seed=...)``.
 
-    A function with a parameter ``checkpoints`` gets the training's ``Checkpoints`` besides.
+    Besides, it gets what a search chose for it by name, and as far as it has such parameters the training's
+    ``checkpoints`` and ``report``.
+
+    Raises:
+        SpecError: KZ309 there is no such function, KZ318 it does not take a parameter that is searched.
     """
     module_name, _, name = training.spec.function.partition(":")
     try:
@@ -89,13 +98,32 @@ def run_callable(training: Training) -> Any:
             limit='"package.module:function", importable from the project',
             action="correct the name, or install the project where the loop trains",
         ) from error
-    more = {"checkpoints": training.checkpoints} if _takes_checkpoints(function) else {}
-    return function(training.examples, target=training.target, seed=training.spec.seed, **more)
+    names, takes_any = _parameters_of(function)
+    if not takes_any and (unknown := [name for name in training.parameters if name not in names]):
+        raise not_taken(f"train.function: {training.spec.function}", unknown, names)
+    offered = {"checkpoints": training.checkpoints, "report": training.report}
+    more = {name: value for name, value in offered.items() if name in names}
+    return function(training.examples, target=training.target, seed=training.spec.seed, **training.parameters, **more)
 
 
-def _takes_checkpoints(function: Callable[..., Any]) -> bool:
+def not_taken(where: str, unknown: Sequence[str], known: Iterable[str]) -> SpecError:
+    """The refusal of a search for parameters that the training does not have."""
+    hint = nearest(unknown[0], known)
+    return SpecError(
+        "KZ318",
+        "the training does not take what is searched",
+        where=where,
+        value=", ".join(unknown),
+        limit="parameters of the training: " + ", ".join(sorted(known)),
+        action=f"did you mean {hint!r}?" if hint else "correct tune.parameters, or let the training take them",
+    )
+
+
+def _parameters_of(function: Callable[..., Any]) -> tuple[list[str], bool]:
+    """The names of a function's parameters, and whether it takes any name besides."""
     try:
-        return "checkpoints" in inspect.signature(function).parameters
+        found = inspect.signature(function).parameters
     except ValueError:
         # A built-in one tells no signature.
-        return False
+        return [], True
+    return list(found), any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values())

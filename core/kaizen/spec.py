@@ -152,6 +152,44 @@ class TrainSpec:
 
 
 @dataclass(frozen=True)
+class ParameterSpec:
+    """What a search may set one parameter of the training to: a number from ``low`` to ``high``, or a choice.
+
+    Attributes:
+        default: what the training uses by itself; it says the type, too: a whole number is searched in whole numbers.
+        low, high: both ends are tried. step: the distance between two tries. log: equal factors instead of distances.
+        choices: texts, numbers, true or false.
+    """
+
+    default: Any
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class TuneSpec:
+    """A search for the training's parameters before each training: so many ``trials``, the default among them.
+
+    Attributes:
+        parameters: by the names under which the runner hands them to user code.
+        time: of all trials together. gpu_hours: GPUs times hours of all trials together.
+    """
+
+    parameters: dict[str, ParameterSpec]
+    trials: int = 20
+    time: timedelta | None = None
+    gpu_hours: float | None = None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The configuration that is always a trial."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}
+
+
+@dataclass(frozen=True)
 class GateSpec:
     """One condition of promotion: a floor (``at_least``/``at_most``), ``against: champion``, or slices of it."""
 
@@ -256,11 +294,15 @@ class Spec:
     monitor: MonitorSpec = field(default_factory=MonitorSpec)
     retrain: RetrainSpec = field(default_factory=RetrainSpec)
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
+    tune: TuneSpec | None = None
 
     @property
     def digest(self) -> str:
         """Identity of what the loop decides by: all keys but ``environment`` and ``place``."""
-        return digest({k: v for k, v in codec.encode(self).items() if k not in ("environment", "place")})
+        values = codec.encode(self)
+        # A key that came later, absent, leaves the identity as it was.
+        left_out = {"environment", "place", *(["tune"] if self.tune is None else [])}
+        return digest({k: v for k, v in values.items() if k not in left_out})
 
     @property
     def timezone(self) -> ZoneInfo:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from kaizen import codec
 from kaizen.containers import parse_gpus, parse_size, user_ids
 from kaizen.measures import MEASURES
-from kaizen.spec import PlaceSpec, Spec, parse_label, train_partitions
+from kaizen.spec import ParameterSpec, PlaceSpec, Spec, TuneSpec, parse_label, train_partitions
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9_-]*")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -37,6 +37,7 @@ def problems(spec: Spec) -> list[Problem]:
         *_gate_problems(spec),
         *_range_problems(spec),
         *_place_problems(spec.place),
+        *(_tune_problems(spec.tune) if spec.tune else []),
     ]
 
 
@@ -273,3 +274,64 @@ def _reads(parse: Callable[[Any], object], text: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+_TAKEN = ("examples", "target", "seed", "checkpoints", "report")
+"""Names under which training code gets other things."""
+
+
+def _tune_problems(tune: TuneSpec) -> list[Problem]:
+    """A search without parameters or budget, and parameters that cannot be searched."""
+    budgets: list[tuple[str, Any, bool, str]] = [
+        ("parameters", ", ".join(tune.parameters) or None, bool(tune.parameters), "at least one parameter"),
+        ("trials", tune.trials, tune.trials >= 1, "at least 1: the default configuration"),
+        ("time", tune.time and codec.encode(tune.time), tune.time is None or tune.time > timedelta(0), "more than 0s"),
+        ("gpu_hours", tune.gpu_hours, tune.gpu_hours is None or tune.gpu_hours > 0, "above 0"),
+    ]
+    found = [
+        Problem("KZ304", "out of range", f"tune.{key}", value, limit, "correct the value")
+        for key, value, fits, limit in budgets
+        if not fits
+    ]
+    for name, parameter in tune.parameters.items():
+        if limit := _name_limit(name) or _range_limit(parameter):
+            value = codec.encode(parameter)
+            key = f"tune.parameters.{name}"
+            found.append(Problem("KZ317", "a parameter that cannot be searched", key, value, limit, "correct it"))
+    return found
+
+
+def _name_limit(name: str) -> str:
+    if name in _TAKEN:
+        return f"another name than {', '.join(_TAKEN)}"
+    return "" if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name) else "a name, or names joined by dots"
+
+
+def _range_limit(parameter: ParameterSpec) -> str:
+    """What the parameter should have been, "" if it is well."""
+    low, high, default = parameter.low, parameter.high, parameter.default
+    if parameter.choices:
+        plain = all(isinstance(choice, str | int | float | bool) for choice in parameter.choices)
+        if low is not None or high is not None or parameter.step is not None or parameter.log or not plain:
+            return "choices of texts, numbers, true and false, and nothing besides"
+        return "" if default in parameter.choices else "a default among the choices"
+    if low is None or high is None or isinstance(default, bool) or not isinstance(default, int | float):
+        return "low, high and a number as default; or choices"
+    if not low <= default <= high or low == high:
+        return "low <= default <= high, and low < high"
+    return _step_limit(parameter, low, high)
+
+
+def _step_limit(parameter: ParameterSpec, low: float, high: float) -> str:
+    if parameter.log and (low <= 0 or parameter.step is not None):
+        return "for log: low above 0, and no step"
+    if parameter.step is not None:
+        if not 0 < parameter.step <= high - low:
+            return "a step above 0 and at most high - low"
+        steps = (parameter.default - low) / parameter.step
+        if abs(steps - round(steps)) > 1e-9:
+            return "a default that is a number of steps above low"
+    numbers = (low, high, parameter.step or 1)
+    if isinstance(parameter.default, int) and any(number != int(number) for number in numbers):
+        return "whole numbers for low, high and step, as the default is one"
+    return ""

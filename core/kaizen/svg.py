@@ -197,7 +197,7 @@ def champion_timeline(summary: Summary) -> Markup:
     bottom = 40 + 32 * len(rows)
     names = [text(100, 61 + 32 * row, f"champion {champion}", "", "end") for champion, row in rows.items()]
     marks = [_decision(month, columns.edge(i + 1), 57 + 32 * rows[month["champion"]]) for i, month in enumerate(months)]
-    grid = [_line(columns.edge(i), 36, columns.edge(i), bottom, "grid") for i in range(len(months) + 1)]
+    grid = [line(columns.edge(i), 36, columns.edge(i), bottom, "grid") for i in range(len(months) + 1)]
     parts = [_timeline_key(), *grid, *names, *_bars(months, columns, rows), *marks, columns.labels(bottom + 18)]
     return picture(bottom + 42, "Champions by partition", *parts)
 
@@ -211,8 +211,8 @@ def gains(summary: Summary) -> Markup:
     x = Scale(marks[0], marks[-1], 190, WIDTH - 120)
     bottom = 40 + 30 * len(turns)
     axis = [
-        _line(x(mark), 34, x(mark), bottom, "grid" if mark else "axis")
-        + text(x(mark), bottom + 18, _step_label(mark, marks, sign=True), "muted", "middle")
+        line(x(mark), 34, x(mark), bottom, "grid" if mark else "axis")
+        + text(x(mark), bottom + 18, step_label(mark, marks, sign=True), "muted", "middle")
         for mark in marks
     ]
     rows = [_gain(turn, x, 56 + 30 * row) for row, turn in enumerate(turns)]
@@ -228,15 +228,18 @@ def _month(partition: str) -> tuple[str, str]:
     return partition, ""
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    """A straight line."""
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def _dot(x: float, y: float, class_: str, radius: float = 4) -> Markup:
+def dot(x: float, y: float, class_: str, radius: float = 4) -> Markup:
+    """A filled circle."""
     return tag("circle", cx=x, cy=y, r=radius, class_=class_)
 
 
-def _path(points: Iterable[tuple[float, float]], class_: str) -> Markup:
+def path(points: Iterable[tuple[float, float]], class_: str) -> Markup:
+    """Straight lines from point to point."""
     return tag("path", d="M" + "L".join(f"{_plain(x)} {_plain(y)}" for x, y in points), class_=class_)
 
 
@@ -245,7 +248,7 @@ def _runs(keys: Sequence[object]) -> list[list[int]]:
     return [list(run) for key, run in groupby(range(len(keys)), key=keys.__getitem__) if key is not None]
 
 
-def _step_label(mark: float, marks: Sequence[float], *, sign: bool = False) -> str:
+def step_label(mark: float, marks: Sequence[float], *, sign: bool = False) -> str:
     """``mark`` with as many digits as the step between the marks needs."""
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
     return number(mark, digits, sign=sign and mark != 0)
@@ -253,8 +256,8 @@ def _step_label(mark: float, marks: Sequence[float], *, sign: bool = False) -> s
 
 def _value_axis(summary: Summary, marks: Sequence[float], y: Scale, columns: Columns) -> Markup:
     lines = (
-        _line(columns.left, y(mark), columns.right, y(mark), "grid")
-        + text(columns.left - 10, y(mark) + 4, _step_label(mark, marks), "muted", "end")
+        line(columns.left, y(mark), columns.right, y(mark), "grid")
+        + text(columns.left - 10, y(mark) + 4, step_label(mark, marks), "muted", "end")
         for mark in marks
     )
     label = f"{metric_name(summary)}, {'higher' if summary['higher_is_better'] else 'lower'} is better"
@@ -269,14 +272,14 @@ def _changes(months: Sequence[Month], columns: Columns, top: float) -> Markup:
         start, end = columns.edge(run[0]), columns.edge(run[-1] + 1)
         parts.append(text((start + end) / 2, top + 16, months[run[0]]["champion"], "strong", "middle"))
         if run[0] > 0:
-            parts.append(_line(start, top, start, top + 290, "change"))
+            parts.append(line(start, top, start, top + 290, "change"))
     return join(parts)
 
 
 def _between(loop: Sequence[Any], static: Sequence[Any], columns: Columns, y: Scale) -> Markup:
     known = [None if None in pair else True for pair in zip(loop, static, strict=True)]
     return join(
-        _path([(columns.centre(i), y(v[i])) for v, ids in ((loop, run), (static, run[::-1])) for i in ids], "area")
+        path([(columns.centre(i), y(v[i])) for v, ids in ((loop, run), (static, run[::-1])) for i in ids], "area")
         for run in _runs(known)
     )
 
@@ -285,8 +288,8 @@ def _series(values: Sequence[Any], columns: Columns, y: Scale, name: str) -> Mar
     """A line that breaks where nothing is known."""
     points = {i: (columns.centre(i), y(value)) for i, value in enumerate(values) if value is not None}
     runs = _runs([None if value is None else True for value in values])
-    lines = join(_path([points[i] for i in run], f"line {name}") for run in runs)
-    return lines + join(_dot(*point, f"dot {name}") for point in points.values())
+    lines = join(path([points[i] for i in run], f"line {name}") for run in runs)
+    return lines + join(dot(*point, f"dot {name}") for point in points.values())
 
 
 def _end_labels(summary: Summary, loop: Sequence[Any], static: Sequence[Any], y: Scale) -> Markup:
@@ -361,11 +364,11 @@ def _decision(month: Month, x: float, y: float) -> Markup:
 def _mark(kind: str, x: float, y: float) -> Markup:
     """``promoted`` and ``seen``: a ring; ``refused``: a cross; ``realised``: a square."""
     if kind == "refused":
-        cross = _line(x - 5, y - 5, x + 5, y + 5, "cross") + _line(x - 5, y + 5, x + 5, y - 5, "cross")
-        return _dot(x, y, "surface", 9) + cross
+        cross = line(x - 5, y - 5, x + 5, y + 5, "cross") + line(x - 5, y + 5, x + 5, y - 5, "cross")
+        return dot(x, y, "surface", 9) + cross
     if kind == "realised":
         return tag("rect", x=x - 5, y=y - 5, width=10, height=10, class_="fill-loop")
-    return _dot(x, y, kind, 6)
+    return dot(x, y, kind, 6)
 
 
 def _key(*entries: tuple[str, str, float]) -> Markup:
@@ -381,7 +384,7 @@ def _timeline_key() -> Markup:
 
 def _gain_key() -> Markup:
     marks = _key(("seen", "gain the gate saw, with its lower bound", 214), ("realised", "gain that came true", 490))
-    return _line(190, 14, 214, 14, "bound") + marks
+    return line(190, 14, 214, 14, "bound") + marks
 
 
 def _gain(turn: Month, x: Scale, y: float) -> Markup:
@@ -393,6 +396,6 @@ def _gain(turn: Month, x: Scale, y: float) -> Markup:
         tag("title", f"{turn['partition']}: {told}"),
         text(176, y + 4, f"{turn['partition']}: {end}", "" if promoted else "muted", "end"),
     ]
-    bound = _line(x(low), y, x(seen), y, "bound") if low is not None else Markup()
+    bound = line(x(low), y, x(seen), y, "bound") if low is not None else Markup()
     square = _mark("realised", x(realised), y) if realised is not None else Markup()
     return tag("g", *parts, bound, _mark("seen", x(seen), y), square)

@@ -6,6 +6,7 @@ The gate's rows are the newest labelled window; training ends where it begins, s
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kaizen.loop import Loop
 from kaizen.ports import Run
 from kaizen.records import DataVersion, Environment, TrainedModel, TrainingSet, TriggerDecision, Window
 from kaizen.spec import train_partitions
+from kaizen.tune import find_parameters, require_optuna
 
 
 def training_set(loop: Loop) -> TrainingSet:
@@ -52,6 +54,8 @@ def refuse_unsound(loop: Loop, turn: str) -> None:
     Raises ``DataRefused``: what ``training_set`` raises, and from the place KZ420 no labelled row in the window, KZ422
     a feature that tells the label; ``SpecError``: KZ308 no such runner.
     """
+    if loop.spec.tune:
+        require_optuna()
     examples = training_set(loop)
     request = loop.request("trigger", turn, inputs=examples.inputs, window=examples.window)
     loop.run(request)
@@ -78,7 +82,8 @@ def train(loop: Loop, examples: TrainingSet, decision: TriggerDecision, turn: st
     """Run the training in the loop's place and keep its model. A retry finds the model that is there."""
     if found := find_candidate(loop, examples, decision, turn):
         return found
-    request = training_request(loop, examples, turn)
+    parameters = find_parameters(loop, examples, _key(loop, examples, decision), turn)
+    request = training_request(loop, examples, turn, parameters)
     return keep_candidate(loop, examples, decision, turn, loop.run(request))
 
 
@@ -90,9 +95,18 @@ def find_candidate(loop: Loop, examples: TrainingSet, decision: TriggerDecision,
     return found
 
 
-def training_request(loop: Loop, examples: TrainingSet, turn: str) -> Request:
-    """What the place gets."""
-    return loop.request("train", turn, inputs=examples.inputs, window=examples.window)
+def training_request(
+    loop: Loop, examples: TrainingSet, turn: str, parameters: Mapping[str, Any] | None = None
+) -> Request:
+    """What the place gets; ``parameters`` are those that a search found."""
+    return loop.request(
+        "train",
+        turn,
+        inputs=examples.inputs,
+        window=examples.window,
+        parameters=parameters,
+        checkpoints="checkpoints",
+    )
 
 
 def keep_candidate(

@@ -20,13 +20,14 @@ class KaizenHooks:
 
     @hook_impl
     def after_catalog_created(self, catalog: Any) -> None:
-        """Give the project's own training its examples, and where it may save checkpoints."""
+        """Give the project's own training its examples, where it may save checkpoints, and whom it may report to."""
         from kedro_kaizen.project import TRAINING
 
         training = TRAINING.get()
         if training is not None:
             catalog["examples"] = training.examples
             catalog["checkpoints"] = training.checkpoints
+            catalog["report"] = training.report
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:

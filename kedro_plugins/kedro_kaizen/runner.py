@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kaizen.codec import nearest
 from kaizen.errors import SpecError
+from kaizen.runners import not_taken
 from kedro_kaizen.project import SESSION, TRAINING, loop_of
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 def run_pipeline(training: Training) -> Any:
     """Run ``training.spec.pipeline`` of the project in a session of its own and return what it calls ``model``.
 
-    The pipeline's free input ``examples`` is ``training.examples``, n rows of features and the target; a free input
-    ``checkpoints`` is ``training.checkpoints``; parameters and other datasets are the project's, in the environment
-    ``training.env``.
+    The pipeline's free input ``examples`` is ``training.examples``, n rows of features and the target; free inputs
+    ``checkpoints`` and ``report`` are the training's; parameters and other datasets are the project's, in the
+    environment ``training.env``, but for the parameters that a search chose.
 
     Raises:
-        SpecError: KZ330 no such pipeline, KZ331 it does not take examples or leave a model, KZ332 no Kedro project,
-            KZ333 no settings for this environment.
+        SpecError: KZ318 it has no parameter that is searched, KZ330 no such pipeline, KZ331 it does not take examples
+            or leave a model, KZ332 no Kedro project, KZ333 no settings for this environment.
     """
     os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
     with _logging_left_alone():
@@ -44,7 +45,8 @@ def run_pipeline(training: Training) -> Any:
             _open_project(training)
         from kedro.framework.session import KedroSession
 
-        session = KedroSession.create(training.project, env=training.env)
+        searched = nested(training.parameters)
+        session = KedroSession.create(training.project, env=training.env, runtime_params=searched)
         with _runs_closed(), session:
             return session.run(pipeline_names=[training.spec.pipeline])["model"].load()
     except MissingConfigException as error:
@@ -110,6 +112,32 @@ def _open_project(training: Training) -> None:
             action=f"did you mean {hint!r}?" if hint else "register it in pipeline_registry.py",
         )
     check_training(pipelines[name], name)
+    _check_parameters(pipelines[name], name, training.parameters)
+
+
+def _check_parameters(pipeline: Pipeline, name: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse (``SpecError`` KZ318) a parameter if neither it nor what it is part of goes into ``pipeline``."""
+    free = pipeline.inputs()
+    taken = sorted(dataset.removeprefix("params:") for dataset in free if dataset.startswith("params:"))
+
+    def is_taken(parameter: str) -> bool:
+        return any(f"{parameter}.".startswith(f"{t}.") or t.startswith(f"{parameter}.") for t in taken)
+
+    unknown = [parameter for parameter in parameters if not is_taken(parameter)]
+    if unknown and "parameters" not in free:
+        raise not_taken(f"train.pipeline: {name}", unknown, taken)
+
+
+def nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"model.depth": 3}`` as ``{"model": {"depth": 3}}``, the form in which a session takes them."""
+    found: dict[str, Any] = {}
+    for name, value in parameters.items():
+        *parents, last = name.split(".")
+        inner = found
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return found
 
 
 @contextmanager

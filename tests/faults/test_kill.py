@@ -57,11 +57,13 @@ POINTS: dict[str, list[tuple[str, int]]] = {
     "score.before_append": [(FIRST, 1)],
     "monitor.before_append": [(RETRAINING, 1)],
 }
-# Drilled where their place, or their folder, is: tests/docker/test_docker_place.py, tests/unit/test_checkpoints.py.
+# Drilled where their place, their folder or their study is: tests/docker/test_docker_place.py,
+# tests/unit/test_checkpoints.py, tests/integration/test_tune.py.
 ELSEWHERE = {
     *(f"containers.{point}" for point in ("takeover", "before_create", "after_create", "before_start", "after_start")),
     *(f"containers.{point}" for point in ("after_failure", "after_read")),
     "checkpoints.before_rename",
+    *(f"tune.{point}" for point in ("after_ask", "before_tell", "after_trial")),
 }
 CASES = [(point, scenario, nth) for point, passes in POINTS.items() for scenario, nth in passes]
 

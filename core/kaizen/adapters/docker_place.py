@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import secrets
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -52,6 +53,7 @@ from kaizen.ledger import Lease
 from kaizen.publish import verify_file
 from kaizen.records import ContainerRun
 from kaizen.spec import PlaceSpec
+from kaizen.trials import MAX_REPORTS, REPORTS, STOP, Watch
 
 MAX_RESULT = 16 * 1024**2
 """Bytes of a result file."""
@@ -67,7 +69,7 @@ log = logging.getLogger(__name__)
 
 
 @told_as_refusals()
-def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
+def run(request: Request, place: PlaceSpec, caller: Caller, watch: Watch | None = None) -> dict[str, Any]:
     """``bridge.run`` in a container: its outputs, with the files in ``request.folder``.
 
     Raises:
@@ -84,7 +86,8 @@ def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
     container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, request, place))
     ended = None
     try:
-        ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout, gpus.beat)
+        beat = _beat(engine, container, gpus, place, watch)
+        ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout, beat)
         gpus.release()
         outputs = _read(engine, ended, request, place)
     except KaizenError as error:
@@ -102,6 +105,43 @@ def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
     fault_point("containers.after_read")
     caller.finished.append(lambda: forget(engine, caller, lease, name))
     return outputs
+
+
+def _beat(
+    engine: Engine, container: str, gpus: HeldGpus, place: PlaceSpec, watch: Watch | None
+) -> Callable[[str, timedelta], None]:
+    """What is done at every heartbeat of a running container."""
+    if watch is None:
+        return gpus.beat
+    spool = VolumeSpool(engine, container, place)
+
+    def beat(name: str, ttl: timedelta) -> None:
+        gpus.beat(name, ttl)
+        watch(spool)
+
+    return beat
+
+
+class VolumeSpool:
+    """The spool of a trial on its container's volume."""
+
+    def __init__(self, engine: Engine, container: str, place: PlaceSpec) -> None:
+        self.engine, self.container, self.place = engine, container, place
+        found = engine.find(container)
+        self.folder = found["Config"]["Labels"][f"{LABEL}.folder"] if found else ""
+
+    def reports(self) -> bytes:
+        """The reports so far."""
+        return self.engine.read_file(self.container, f"{MOUNT}/{self.folder}/{REPORTS}", MAX_REPORTS) or b""
+
+    def stop(self) -> None:
+        """Leave the stop file."""
+        uid, gid = user_ids(self.place.user)
+        self.engine.put(self.container, MOUNT, [(_file(f"{self.folder}/{STOP}", 0, uid, 0o400, gid), b"")])
+
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL for one that does not hear it."""
+        self.engine.stop(self.container, self.place.stop_timeout)
 
 
 def work_digest(request: Request, place: PlaceSpec) -> str:

@@ -60,8 +60,12 @@ class MemoryRegistry:
 
     def log_stage(self, loop: str, turn: str, run: Run) -> str:
         parent = self.open_turn(loop, turn)
+        if run.parent:
+            parent = f"{parent}/{run.parent}"
+            self.runs.setdefault(parent, MemoryRun(loop, turn, self.open_turn(loop, turn)))
         run_id = f"{parent}/{run.stage}"
-        self.runs.setdefault(run_id, MemoryRun(loop, turn, parent, run, "FINISHED"))
+        if (found := self.runs.get(run_id)) is None or found.status != "FINISHED":
+            self.runs[run_id] = MemoryRun(loop, turn, parent, run, "FINISHED")
         return run_id
 
     def close_turn(self, loop: str, turn: str, *, failed: bool = False) -> None:

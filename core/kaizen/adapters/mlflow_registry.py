@@ -38,6 +38,8 @@ _PARENT = "mlflow.parentRunId"
 _TIMEOUT, _RETRIES = 5, 2
 _CREDENTIALS = re.compile(r"://[^\s/:@]*(:\S*)?@|(?<=password=)[^\s&]+")
 _MAX_DATASET_DIGEST = 36
+_MAX_METRICS = 1000
+"""In one request."""
 
 # What a server's refusal means for the reader, by a part of its text.
 _ACTIONS = (
@@ -92,8 +94,9 @@ class MlflowRegistry:
     def log_stage(self, loop: str, turn: str, run: Run) -> str:
         with self._connected(f"log {run.stage} of turn {turn}") as client:
             parent = self._turn(client, loop, turn)
-            tags = {TURN: turn, STAGE: run.stage, _PARENT: _id(parent)}
-            child = _find_or_create_run(client, parent.info.experiment_id, run.stage, tags)
+            if run.parent:
+                parent = _child(client, parent, turn, run.parent)
+            child = _child(client, parent, turn, run.stage)
             if child.info.status != "FINISHED":
                 _write(client, child, run)
                 fault_point("registry.log_stage.before_finish")
@@ -200,6 +203,11 @@ class MlflowRegistry:
         return RegistryError("KZ802", f"the registry refused to {what}", where=self._where, value=text, action=action)
 
 
+def _child(client: MlflowClient, parent: MlflowRun, turn: str, stage: str) -> MlflowRun:
+    tags = {TURN: turn, STAGE: stage, _PARENT: _id(parent)}
+    return _find_or_create_run(client, parent.info.experiment_id, stage, tags)
+
+
 def _find_or_create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> MlflowRun:
     query = " and ".join(f"tags.`{tag}` = '{tags[tag]}'" for tag in tags)
 
@@ -226,6 +234,10 @@ def _write(client: MlflowClient, child: MlflowRun, run: Run) -> None:
         params=[Param(key, str(value)) for key, value in run.params.items()],
         tags=[RunTag(key, str(value)) for key, value in run.tags.items()],
     )
+    for key, values in run.history.items():
+        points = [Metric(key, value, at, step) for step, value in values]
+        for first in range(0, len(points), _MAX_METRICS):
+            client.log_batch(_id(child), metrics=points[first : first + _MAX_METRICS])
     client.log_inputs(_id(child), [_dataset(facts) for facts in run.datasets])
     for path in run.artifacts:
         client.log_artifact(_id(child), str(path))

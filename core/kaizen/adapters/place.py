@@ -9,7 +9,9 @@ import hashlib
 import json
 import platform
 import subprocess
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -31,6 +33,7 @@ from kaizen.publish import publish_file, publish_json, verify_file, verify_folde
 from kaizen.records import Environment, Profile, Window
 from kaizen.runners import Training, find_runner, make_importable
 from kaizen.spec import ProblemSpec, Spec, parse_spec
+from kaizen.trials import FolderSpool, Reporter, TrialStopped, parse_reports
 
 _EXAMPLE_ROWS = 5
 _SLICE_ROWS = 200
@@ -51,6 +54,43 @@ def train(request: Request) -> dict[str, Any]:
     return close_training(request, training, find_runner(training.spec.runner)(training))
 
 
+def trial(request: Request) -> dict[str, Any]:
+    """Train one configuration on the rows of the window, and measure it on those of the selection."""
+    begun, folder = time.perf_counter(), Path(request.folder)
+    training = replace(open_training(request), report=Reporter(folder))
+    value, stopped = None, False
+    try:
+        model = find_runner(training.spec.runner)(training)
+    except TrialStopped:
+        stopped = True
+    else:
+        value = _measure(request, model)
+    reports = parse_reports(FolderSpool(folder).reports())
+    seconds = round(time.perf_counter() - begun, 3)
+    return {"value": value, "stopped": stopped, "reports": reports, "seconds": seconds}
+
+
+def _measure(request: Request, model: Any) -> float:
+    """The first gate's metric on the labelled rows of the selection. Raises ``DataRefused`` KZ424 without any."""
+    spec = parse_spec(request.spec, "request")
+    rows = _load(spec, request.inputs, request.selection or request.window, labels=True).labelled()
+    predictions = {"candidate": predict(model, rows.features, spec.problem)} if len(rows) else {}
+    label = _as_label(_labels(rows), spec.problem)
+    # One block: a trial needs the value, not its interval.
+    block = np.zeros(len(rows), dtype=int)
+    found = estimates.compare(spec.metric, label, predictions, block, spec.confidence) if len(rows) else None
+    if found is None:
+        raise DataRefused(
+            "KZ424",
+            "no rows to select a configuration by",
+            where="tune: the newest labelled rows before the gate's",
+            value=f"{len(rows)} rows, on which {spec.metric} has no value",
+            limit=f"rows in which {spec.metric} can be measured (evaluate.window)",
+            action="widen evaluate.window, or wait for more outcomes",
+        )
+    return found.candidate.value
+
+
 def open_training(request: Request) -> Training:
     """The labelled rows of the window, checked. Raises ``DataRefused`` before any user code runs."""
     spec = parse_spec(request.spec, "request")
@@ -60,7 +100,9 @@ def open_training(request: Request) -> Training:
     _training_rows.cache_clear()
     examples = rows.features.assign(**{spec.problem.target: rows.label})
     checkpoints = Checkpoints(Path(request.checkpoints)) if request.checkpoints else None
-    return Training(examples, spec.problem.target, spec.train, Path(request.project), request.env, checkpoints)
+    return Training(
+        examples, spec.problem.target, spec.train, Path(request.project), request.env, checkpoints, request.parameters
+    )
 
 
 @lru_cache(maxsize=1)
@@ -162,7 +204,7 @@ def close_training(request: Request, training: Training, model: Any) -> dict[str
         "rows": len(features),
         "features": mlflow_model.signature_columns(folder),
         "parity": _parity(predictions),
-        "parameters": _parameters(model),
+        "parameters": {**_parameters(model), **{f"tune.{name}": str(v) for name, v in request.parameters.items()}},
         "environment": codec.encode(_environment(Path(request.project))),
     }
 
@@ -224,6 +266,7 @@ def deploy(request: Request) -> dict[str, Any]:
 
 STAGES: dict[str, Callable[[Request], dict[str, Any]]] = {
     "trigger": trigger,
+    "trial": trial,
     "train": train,
     "evaluate": evaluate,
     "deploy": deploy,

@@ -6,12 +6,15 @@ the same training over there.
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kedro.pipeline import Pipeline, node
 
 from kaizen.errors import UsageError
 from kaizen.records import TrainedModel, TrainingSet, TriggerDecision
+from kaizen.spec import PlaceSpec, Spec
 from kaizen.train import find_candidate, keep_candidate, train, training_request, training_set
 from kaizen.trigger import turn_id
 from kedro_kaizen.project import ProjectLoop
@@ -27,6 +30,9 @@ def run(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, Trai
     """Choose the training set and train on it in the loop's place."""
     with loop.open() as opened:
         _check_place(opened, in_process=False)
+        if opened.spec.place.mode == "in_process":
+            # Each trial runs the project's nodes in a session of its own, and there is none within a node.
+            opened.spec = replace(opened.spec, place=PlaceSpec("python", interpreter=sys.executable))
         examples = training_set(opened)
         return examples, train(opened, examples, decision, turn_id(decision))
 
@@ -100,14 +106,19 @@ def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
     return Pipeline([before, own, after])
 
 
+def trains_in_process(spec: Spec) -> bool:
+    """Whether the project's nodes are nodes of the turn's pipeline; a search runs them many times, elsewhere."""
+    return spec.place.mode == "in_process" and spec.tune is None
+
+
 def _check_place(loop: Loop, *, in_process: bool) -> None:
     mode = loop.spec.place.mode
-    if (mode == "in_process") is not in_process:
+    if trains_in_process(loop.spec) is not in_process:
         raise UsageError(
             "KZ230",
             "pipelines were made for another place",
             where="place.mode",
             value=mode,
-            limit="in_process" if in_process else "another place than this process",
+            limit="in_process without tune" if in_process else "another place than this process, or tune",
             action="open the project again (`bootstrap_project`) before a session in another environment",
         )

@@ -12,6 +12,7 @@ from kedro.pipeline import Pipeline
 
 from kedro_kaizen.datasets import RecordDataset
 from kedro_kaizen.pipelines import deploy, evaluate, ingest, monitor, promote, score, train, trigger, validate
+from kedro_kaizen.pipelines.train import trains_in_process
 from kedro_kaizen.project import SESSION, ProjectLoop
 
 
@@ -44,7 +45,9 @@ def create_pipeline(training: Pipeline) -> Pipeline:
 def _trains_in_process() -> bool:
     session = SESSION.get()
     # In an image there is no spec: it comes with each request.
-    return session is None or not session.path.is_file() or session.spec().place.mode == "in_process"
+    if session is None or not session.path.is_file():
+        return True
+    return trains_in_process(session.spec())
 
 
 def add_datasets(loop: ProjectLoop, pipeline: Pipeline, catalog: Any) -> None:
