@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kaizen.checkpoints import Checkpoints
 from kaizen.errors import DataRefused
+from kaizen.trials import FolderSpool, Reporter, TrialStopped, parse_reports
 
 
 def train(request):  # noqa: C901 - a list of what to do
@@ -79,4 +80,16 @@ def _writable(folder):
     return True
 
 
-STAGES = {"train": train}
+def trial(request):
+    """Report a poor value until told to stop; or sleep, if it is not to hear."""
+    report = Reporter(Path(request.folder))
+    try:
+        for step in range(600):
+            report(step, request.parameters["value"])
+            time.sleep(600 if request.spec.get("deaf") else 0.1)
+    except TrialStopped:
+        return {"stopped": True, "reports": parse_reports(FolderSpool(Path(request.folder)).reports())}
+    return {"stopped": False}
+
+
+STAGES = {"train": train, "trial": trial}

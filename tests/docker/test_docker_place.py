@@ -16,6 +16,7 @@ from kaizen import bridge, codec
 from kaizen.adapters import docker_engine as docker_engine_module
 from kaizen.adapters.docker_engine import Engine
 from kaizen.adapters.docker_orphans import remove_orphans
+from kaizen.adapters.docker_place import work_digest
 from kaizen.bridge import InputFile, Request
 from kaizen.canonical import file_digests
 from kaizen.clock import WallClock
@@ -24,6 +25,7 @@ from kaizen.errors import KaizenError, LeaseHeld, StageFailed
 from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun, Window
 from kaizen.spec import PlaceSpec
+from kaizen.trials import parse_reports
 
 
 @pytest.fixture
@@ -323,6 +325,43 @@ def test_a_fresh_container_goes_on_from_the_last_good_checkpoint(tmp_path, ledge
     third = caller_of(ledger, told, base=3, attempt=3)
     with pytest.raises(StageFailed, match="KZ707"):
         bridge.run(request_of(tmp_path / "3", steps=5), place, third)
+
+
+def trial_of(folder, **do):
+    return replace(request_of(folder, **do), stage="trial", parameters={"value": 0.25})
+
+
+def test_a_trial_in_a_container_is_watched_and_hears_when_to_stop(tmp_path, ledger, place, told, api, monkeypatch):
+    monkeypatch.setattr(docker_engine_module, "HEARTBEAT", 0.5)
+    seen = []
+
+    def watch(spool):
+        seen.append(parse_reports(spool.reports()))
+        if seen[-1]:
+            spool.stop()
+
+    caller = caller_of(ledger, told)
+    outputs = bridge.run(trial_of(tmp_path), place, caller, watch)
+    assert outputs["stopped"]
+    reported = [tuple(report) for report in outputs["reports"]]
+    assert reported[0] == (0, 0.25)
+    early = next(reports for reports in seen if reports)
+    assert early == reported[: len(early)]
+    caller.settle()
+    assert api.containers(all=True) == []
+
+
+def test_a_trial_in_a_container_that_does_not_hear_is_ended(tmp_path, ledger, place, told, api, monkeypatch):
+    monkeypatch.setattr(docker_engine_module, "HEARTBEAT", 0.5)
+    with pytest.raises(StageFailed, match="KZ707"):
+        bridge.run(trial_of(tmp_path, deaf=True), place, caller_of(ledger, told), lambda spool: spool.end())
+    assert api.containers(all=True) == []
+
+
+def test_a_trial_is_other_work_than_one_with_other_parameters(tmp_path, place):
+    one, other = trial_of(tmp_path), replace(trial_of(tmp_path), parameters={"value": 0.5})
+    assert work_digest(one, place) != work_digest(other, place)
+    assert work_digest(one, place) == work_digest(replace(one, folder="/elsewhere"), place)
 
 
 POINTS = ("takeover", "before_create", "after_create", "before_start", "after_start", "after_failure", "after_read")

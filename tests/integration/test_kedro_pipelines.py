@@ -92,6 +92,26 @@ def test_pipelines_of_one_place_are_refused_in_another(project: Path) -> None:
         train.open_examples(loop_in(project, "python"), DECISION)
 
 
+def test_with_a_search_the_training_is_one_node_in_any_place(project: Path) -> None:
+    loop = loop_in(project, "in_process")
+    loop.path.write_text(loop.path.read_text() + "tune: {parameters: {depth: {default: 3, low: 1, high: 9}}}\n")
+    token = SESSION.set(loop)
+    made = names(turn.create_pipeline(OWN))
+    SESSION.reset(token)
+    assert "train" in made
+    assert not [name for name in made if name.startswith("train.")]
+    with pytest.raises(UsageError, match="KZ230"):
+        train.open_examples(loop, DECISION)
+
+
+def test_own_nodes_get_the_checkpoints_and_the_report_that_they_ask_for() -> None:
+    asking = Pipeline([node(lambda *given: given[0], ["examples", "report", "checkpoints"], "model", name="fit")])
+    made = {n.name: n for n in train.create_pipeline(asking, in_process=True).nodes}
+    given = ["train.examples", "train.checkpoints", "train.report"]
+    assert made["train.open"].outputs == ["kaizen_training_set", *given]
+    assert set(made["train.fit"].inputs) == set(given)
+
+
 def test_suite_that_is_none_is_found_out_before_anything_is_taken(project: Path) -> None:
     loop = loop_in(project, "in_process")
     loop.path.write_text(loop.path.read_text().replace("month}}}", "month}}, suite: {rows: s.json}}"))

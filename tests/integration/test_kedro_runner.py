@@ -7,6 +7,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -57,6 +58,10 @@ FILES = {
             examples["x"] = 0.0   # a project may spoil its own copy
             return {"rows": len(examples), "start": slope["start"], "offset": int(offsets["offset"][0])}
 
+        def tell(examples, start, report):
+            report(1, start)
+            return start
+
         def fail(examples):
             raise ZeroDivisionError("no slope")
 
@@ -66,6 +71,7 @@ FILES = {
                 "training": training,
                 "tracked": training,
                 "failing": Pipeline([node(fail, "examples", "model", name="fail")]),
+                "tried": Pipeline([node(tell, ["examples", "params:slope.start", "report"], "model", name="tell")]),
                 "reporting": Pipeline([node(len, "offsets", "count", name="count")]),
                 "__default__": Pipeline([]),
             }
@@ -82,12 +88,31 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(project: Path, pipeline: str = "training", env: str = "local") -> object:
-    return find_runner("kedro")(Training(EXAMPLES, "y", TrainSpec("kedro", pipeline=pipeline), project, env))
+def train(project: Path, pipeline: str = "training", env: str = "local", **more: Any) -> object:
+    return find_runner("kedro")(Training(EXAMPLES, "y", TrainSpec("kedro", pipeline=pipeline), project, env, **more))
 
 
 def test_pipeline_gets_examples_and_the_projects_own_settings(project: Path) -> None:
     assert train(project) == {"rows": 3, "start": 0.5, "offset": 100}
+
+
+def test_what_a_search_chose_outranks_the_projects_parameters(project: Path) -> None:
+    assert train(project, parameters={"slope.start": 2.5}) == {"rows": 3, "start": 2.5, "offset": 100}
+    assert train(project, env="prod", parameters={"slope.start": 2.5}) == {"rows": 3, "start": 2.5, "offset": 100}
+    assert train(project) == {"rows": 3, "start": 0.5, "offset": 100}
+
+
+def test_a_pipeline_reports_if_it_asks_for_it(project: Path) -> None:
+    told: list[tuple[int, float]] = []
+    assert train(project, "tried", parameters={"slope.start": 2.5}, report=lambda *report: told.append(report)) == 2.5
+    assert told == [(1, 2.5)]
+    assert train(project, "tried") == 0.5
+
+
+def test_a_parameter_that_does_not_go_into_the_pipeline_is_refused_by_name(project: Path) -> None:
+    with pytest.raises(SpecError, match=r"tilt\.start") as caught:
+        train(project, parameters={"tilt.start": 2.5})
+    assert caught.value.code == "KZ318"
 
 
 def test_examples_are_not_the_projects_to_change(project: Path) -> None:

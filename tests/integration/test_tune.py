@@ -15,7 +15,8 @@ from kaizen.ledger import open_ledger
 from kaizen.records import EvaluationReport, Search, TrainedModel, TrainingSet
 
 CODE = '''
-import signal
+import time
+from pathlib import Path
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline

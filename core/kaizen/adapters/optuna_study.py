@@ -113,11 +113,14 @@ class OptunaStudy:
         trial = self._one(number)
         if trial.state != State.RUNNING:
             return False
+        lags = False
         for step, value in reports:
             if step not in trial.intermediate_values:
                 self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
                 trial.intermediate_values[step] = value
-        return self._study.pruner.prune(self._study, self._one(number))
+                # Step by step: another trial may have nothing to be compared with at the newest.
+                lags = lags or self._study.pruner.prune(self._study, trial)
+        return lags or self._study.pruner.prune(self._study, trial)
 
     def reports(self, number: int) -> list[tuple[int, float]]:
         """What was kept, by step."""

@@ -21,9 +21,12 @@ from kedro_kaizen.project import ProjectLoop
 from kedro_kaizen.runner import check_training
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import pandas as pd
 
     from kaizen.loop import Loop
+    from kaizen.runners import Training
 
 
 def run(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, TrainedModel]:
@@ -39,18 +42,27 @@ def run(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, Trai
 
 def open_examples(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, pd.DataFrame]:
     """Choose the training set and read it: n rows of features and the label, for the project's nodes."""
-    return open_checkpointed(loop, decision)[:2]
+    examples, training = _open(loop, decision)
+    return examples, training.examples
 
 
-def open_checkpointed(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, pd.DataFrame, Any]:
-    """The same, and the training's ``Checkpoints``, for nodes that ask for them."""
+def opening(asked: Sequence[str]) -> Callable[[ProjectLoop, TriggerDecision], tuple[Any, ...]]:
+    """``open_examples`` that also leaves what the project's nodes ask for: the training's attributes by these names."""
+
+    def open_more(loop: ProjectLoop, decision: TriggerDecision) -> tuple[Any, ...]:
+        examples, training = _open(loop, decision)
+        return (examples, training.examples, *(getattr(training, name) for name in asked))
+
+    return open_more
+
+
+def _open(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, Training]:
     from kaizen.adapters.place import open_training
 
     with loop.open() as opened:
         _check_place(opened, in_process=True)
         examples = training_set(opened)
-        training = open_training(training_request(opened, examples, turn_id(decision)))
-        return examples, training.examples, training.checkpoints
+        return examples, open_training(training_request(opened, examples, turn_id(decision)))
 
 
 def close_model(
@@ -72,16 +84,16 @@ def close_model(
 def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
     """``kaizen_decision`` to ``kaizen_training_set`` and ``kaizen_candidate``, through the project's ``training``.
 
-    Its free input ``examples`` becomes ``train.examples``, its free output ``model`` ``train.model``, and so does a
-    free input ``checkpoints``; parameters and other datasets keep their names. Raises ``SpecError`` (KZ331) if it lacks
-    one of the two.
+    Its free input ``examples`` becomes ``train.examples``, its free output ``model`` ``train.model``, and so do free
+    inputs ``checkpoints`` and ``report``; parameters and other datasets keep their names. Raises ``SpecError`` (KZ331)
+    if it lacks one of the two.
     """
     check_training(training, "training")
     if not in_process:
         leaves = ["kaizen_training_set", "kaizen_candidate"]
         return Pipeline([node(run, ["kaizen_loop", "kaizen_decision"], leaves, name="train")])
-    asks = "checkpoints" in training.inputs()
-    given = {"examples": "train.examples", **({"checkpoints": "train.checkpoints"} if asks else {})}
+    asked = [name for name in ("checkpoints", "report") if name in training.inputs()]
+    given = {name: f"train.{name}" for name in ("examples", *asked)}
     own = Pipeline(
         training,
         namespace="train",
@@ -90,7 +102,7 @@ def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
         prefix_datasets_with_namespace=False,
     )
     before = node(
-        open_checkpointed if asks else open_examples,
+        opening(asked) if asked else open_examples,
         ["kaizen_loop", "kaizen_decision"],
         ["kaizen_training_set", *given.values()],
         name="open",
