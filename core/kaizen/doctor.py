@@ -27,6 +27,7 @@ SUPPORTED = {
     "scikit-learn": ("1.6", "mlflow"),
     "skops": ("0.13", "mlflow"),
     "psycopg": ("3.2", "postgres"),
+    "optuna": ("4.5", "tune"),
 }
 """Oldest supported version, and the extra that installs it."""
 

@@ -55,6 +55,8 @@ class Opened:
     """Of a loop's turn: what each run shows, by stage (the parent's is ``turn``); two of a stage fail."""
     versions: Callable[[str], dict[int, dict[str, str]]]
     """Of a model: the tags of each version."""
+    history: Callable[[str, str], list[tuple[int, float]]]
+    """Of a run, by its id: step and value of a metric on the way."""
 
 
 def open_memory() -> Opened:
@@ -83,7 +85,11 @@ def open_memory() -> Opened:
             for number, version in enumerate(registry.models.get(name, ()), start=1)
         }
 
-    return Opened(registry, runs, versions)
+    def history(run_id: str, metric: str) -> list[tuple[int, float]]:
+        kept = registry.runs[run_id].run
+        return list(kept.history[metric]) if kept else []
+
+    return Opened(registry, runs, versions, history)
 
 
 def open_mlflow(uri: str, artifacts: Path | None) -> Opened:
@@ -109,7 +115,10 @@ def open_mlflow(uri: str, artifacts: Path | None) -> Opened:
     def versions(name: str) -> dict[int, dict[str, str]]:
         return {int(each.version): each.tags for each in client.search_model_versions(f"name = '{name}'")}
 
-    return Opened(MlflowRegistry(uri, artifacts), runs, versions)
+    def history(run_id: str, metric: str) -> list[tuple[int, float]]:
+        return sorted((point.step, point.value) for point in client.get_metric_history(run_id, metric))
+
+    return Opened(MlflowRegistry(uri, artifacts), runs, versions, history)
 
 
 def dataset_facts(seen: Any) -> dict[str, str]:
@@ -223,6 +232,19 @@ def test_stages_are_children_of_their_turn(opened: Opened, loop: str) -> None:
     seen = opened.runs(loop, "turn-1")
     assert {stage: seen[stage]["parent"] for stage in seen} == {"turn": None} | dict.fromkeys(stages, parent)
     assert {seen[stage]["status"] for stage in stages} == {"FINISHED"}
+
+
+def test_a_part_of_a_stage_is_a_run_within_its_and_may_come_first(opened: Opened, loop: str) -> None:
+    points = [(step, step / 1500) for step in range(1500)]
+    part = Run("trial-001", parent="train", history={"auc_so_far": points})
+    first = opened.registry.log_stage(loop, "turn-1", part)
+    assert opened.registry.log_stage(loop, "turn-1", part) == first
+    assert opened.history(first, "auc_so_far") == points
+    training = opened.registry.log_stage(loop, "turn-1", Run("train", metrics={"auc": 0.7}))
+    seen = opened.runs(loop, "turn-1")
+    assert seen["trial-001"]["parent"] == training
+    assert seen["train"]["metrics"] == {"auc": 0.7}
+    assert {run["status"] for stage, run in seen.items() if stage != "turn"} == {"FINISHED"}
 
 
 def test_a_stage_shows_all_that_was_logged(opened: Opened, loop: str, model: Path) -> None:

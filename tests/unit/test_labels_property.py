@@ -158,6 +158,7 @@ def loop_of(
             clock=VirtualClock(now),
             actor="test",
             caller=None,  # type: ignore[arg-type]
+            studies="",
         )
         for table, partitions in delivered.items():
             for partition in sorted(partitions):

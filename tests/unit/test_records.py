@@ -35,9 +35,11 @@ from kaizen.records import (
     PromotionDecision,
     Record,
     ScoredBatch,
+    Search,
     Source,
     TrainedModel,
     TrainingSet,
+    Trial,
     TriggerDecision,
     TurnRecord,
     ValidationReport,
@@ -197,6 +199,21 @@ RECORDS: tuple[Record, ...] = (
         gpus=("GPU-8a56a4bc-e184-a047-2620-be19fdf913d5",),
         gpu_use=0.5,
         gpu_memory=1_073_741_824,
+    ),
+    Search(
+        study="nyc/flights/0123456789abcdef",
+        training_set="1" * 64,
+        metric="roc_auc",
+        window=Window("2013-04-17T00:00:00-04:00", "2013-04-24T00:00:00-04:00"),
+        trials=(
+            Trial(0, {"training.max_iter": 40, "kind": "flat"}, "complete", 0.69, 12.5),
+            Trial(1, {"training.max_iter": 80, "kind": "steep"}, "complete", 0.71, 20.0),
+            Trial(2, {"training.max_iter": 200, "kind": "flat"}, "failed", None, 3.0, "KZ702: out of memory"),
+        ),
+        best=1,
+        parameters={"training.max_iter": 80, "kind": "steep"},
+        importance={"training.max_iter": 0.75, "kind": 0.25},
+        ended_by="trials",
     ),
 )
 

@@ -157,7 +157,7 @@ GOLDEN = [
           where: kaizen.yml: gate
           value: gate
           limit: one of version, loop, problem, data, train, gates, clock, risk, place, evaluate, deploy, monitor, \
-retrain, environment
+retrain, environment, tune
           next: did you mean 'gates'?""",
     ),
     (
