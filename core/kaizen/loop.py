@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -206,7 +206,8 @@ class Loop:
             for role, m in (models or {}).items()
         }
         profile = str(self.store.file(reference)) if reference else ""
-        spec, project = codec.encode(self.spec), str(self.project)
+        # Where ledger and tracking server are is none of a place's business.
+        spec, project = codec.encode(replace(self.spec, environment=EnvironmentSpec())), str(self.project)
         # Attempts at one training have a folder each, and this one together.
         saved = str(runs / "checkpoints") if stage == "train" else ""
         return Request(stage, spec, self.env, project, str(folder), tuple(files), window, folders, profile, turn, saved)
