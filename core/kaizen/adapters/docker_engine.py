@@ -134,6 +134,10 @@ class Engine:
         except ImageNotFound:
             return None
 
+    def image_labels(self, image: str) -> dict[str, str]:
+        """The labels of an image that is there."""
+        return dict(self.ask(self.api.inspect_image, image)["Config"].get("Labels") or {})
+
     def pin(self, reference: str) -> str:
         """The id of an image, pulled if it is not there: what is run, whatever the reference names later.
 

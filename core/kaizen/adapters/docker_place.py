@@ -52,6 +52,7 @@ from kaizen.containers import (
 )
 from kaizen.errors import KaizenError, LedgerError, StageFailed
 from kaizen.faults import fault_point
+from kaizen.images import CODE, code_of
 from kaizen.ledger import Lease
 from kaizen.publish import verify_file
 from kaizen.records import ContainerRun
@@ -163,6 +164,8 @@ def _wanted(
             leases = lease_gpus(engine, caller, wish, present_gpus(engine, image), name)
     gpus = HeldGpus(engine, caller, leases)
     settings, variables = gpu_settings(gpus.gpus, runtime=runtime)
+    variables += [f"{FOLDER}={SECRETS}"] if place.secrets else []
+    variables += [f"{CODE}={code}"] if (code := code_of(engine.image_labels(image))) else []
     # Each container has a folder of its own on the volume: the result of an earlier one is never read as its own.
     folder = f"run-{token_hex(8)}"
     own = {f"{LABEL}.folder": folder, **({f"{LABEL}.gpus": ",".join(gpus.gpus)} if gpus.gpus else {})}
@@ -174,7 +177,7 @@ def _wanted(
             "Entrypoint": [],
             "Cmd": ["python", "-m", "kaizen.bridge", f"{MOUNT}/{folder}"],
             "User": place.user,
-            "Env": [*_ENVIRONMENT, *([f"{FOLDER}={SECRETS}"] if place.secrets else []), *variables],
+            "Env": [*_ENVIRONMENT, *variables],
             "HostConfig": {**host_config(place, name), **settings},
         },
     )
