@@ -35,7 +35,9 @@ class Secrets:
 
     def mask(self, text: str) -> str:
         """``text`` with ``***`` for every value, as it is, or as JSON, Python and URLs write it."""
-        return self._pattern.sub(_MASK, text) if self.values else text
+        for form in self._forms:
+            text = text.replace(form, _MASK)
+        return text
 
     def mask_all(self, value: Any) -> Any:
         """A JSON value with every text in it masked."""
@@ -46,10 +48,10 @@ class Secrets:
         return [self.mask_all(each) for each in value] if isinstance(value, list | tuple) else value
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
+    def _forms(self) -> list[str]:
         forms = {form for value in self.values.values() for form in _forms(value)}
-        # Of two that begin alike the longer is to be masked as a whole.
-        return re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
+        # Of two that hold each other the longer is to be masked as a whole.
+        return sorted(forms, key=len, reverse=True)
 
 
 def _forms(value: str) -> Iterator[str]:

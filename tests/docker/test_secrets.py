@@ -17,13 +17,16 @@ from sqlalchemy import create_engine, inspect, text
 from tests.docker.faulty_socket import FaultySocket
 from tests.docker.test_docker_place import Told, attempt, caller_of, request_of
 from tests.docker.test_docker_proxy import proxy_of
+from tests.loops import make_loop
 
-from kaizen import bridge, faults
+from kaizen import bridge, codec, faults
 from kaizen.adapters import docker_engine as engine_module
 from kaizen.adapters.docker_secrets import secrets_of
+from kaizen.cli import main
 from kaizen.containers import LABEL, Interrupted, Log
 from kaizen.errors import StageFailed, UsageError
 from kaizen.ledger import open_ledger
+from kaizen.loop import open_loop
 from kaizen.spec import PlaceSpec
 
 CANARY = 'canary-7f3a"b\\c'
@@ -152,6 +155,29 @@ def test_a_secret_that_is_missing_is_refused_before_anything_is_made(
         assert not thrown.value.may_pass
     assert (api.containers(all=True), api.volumes()["Volumes"] or []) == ([], [])
     assert list(ledger.leases("container/")) == []
+
+
+def test_doctor_says_which_secret_is_missing(tmp_path, place, capsys, monkeypatch):
+    values = {"mode": "docker", "image": place.image, "engine": place.engine, "secrets": ["password"]}
+    project = make_loop(tmp_path / "loop", {"place": values})
+
+    def finding():
+        capsys.readouterr()
+        main(["doctor", str(project.spec), "--json"])
+        return next(f for f in json.loads(capsys.readouterr().out) if f["name"] == "secrets")
+
+    assert (finding()["status"], finding()["found"]) == ("ok", "password")
+    monkeypatch.delenv("KAIZEN_SECRET_PASSWORD")
+    assert finding()["status"] == "missing"
+    assert "KZ260: the secret 'password'" in finding()["found"]
+
+
+def test_a_place_is_not_told_where_ledger_and_tracking_server_are(tmp_path):
+    own = {"ledger": f"sqlite:///{tmp_path}/{PIECES[0]}.db", "tracking": f"sqlite:///{tmp_path}/{PIECES[0]}.db"}
+    project = make_loop(tmp_path / "loop", {"environment": own})
+    with open_loop(project.spec) as loop:
+        assert PIECES[0] in loop.spec.environment.ledger
+        assert_clean(request=json.dumps(codec.encode(loop.request("train", "turn"))))
 
 
 def test_what_opens_a_model_gets_no_secret_and_needs_none(tmp_path, ledger, place, told, monkeypatch):

@@ -115,9 +115,13 @@ def test_every_text_of_a_value_is_masked() -> None:
     assert secrets.mask_all(value) == {"***": ["x ***", {"a": ["***", 1, None]}]}
 
 
-@given(st.text(min_size=6, max_size=40).filter(lambda text: len(text.strip()) >= 6), st.text(), st.text())
+# A mask is made of asterisks, and beside others it may look like a value of them.
+VALUES = st.text(min_size=6, max_size=40).filter(lambda text: len(text.strip()) >= 6 and "*" not in text)
+
+
+@given(VALUES, st.text(), st.text())
 def test_no_text_shows_a_value(value: str, before: str, after: str) -> None:
-    assert value not in Secrets({"x": value}).mask(before + value + after).replace("***", "")
+    assert value not in Secrets({"x": value}).mask(before + value + after)
 
 
 SECRETS = Secrets({"password": AWKWARD, "key": "line 1\nline 2\n"})
