@@ -33,6 +33,8 @@ from kaizen.errors import KaizenError, MissingDependency, StageFailed
 from kaizen.faults import fault_point
 from kaizen.publish import publish_json
 from kaizen.records import Window
+from kaizen.secret_files import await_secrets
+from kaizen.secrets import Secrets
 from kaizen.spec import PlaceSpec
 from kaizen.trials import FolderSpool, Spool, Watch
 
@@ -79,6 +81,7 @@ class Request:
         folder: where outputs and the result go. turn: the turn that it belongs to.
         checkpoints: a folder that outlives the attempts at a training, "" where there is none.
         parameters: for user code, as a search chose them. selection: of a trial, the rows that it is measured on.
+        secrets: names of what is handed in after the start. patience: for how many seconds they are waited for.
     """
 
     stage: PlacedStage
@@ -94,6 +97,8 @@ class Request:
     checkpoints: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     selection: Window | None = None
+    secrets: tuple[str, ...] = ()
+    patience: float = 0.0
     protocol: int = PROTOCOL
 
 
@@ -264,8 +269,12 @@ def read_result(folder: Path, ended: int, log: str = "") -> dict[str, Any]:
     return outputs
 
 
-def perform(request: Request) -> dict[str, Any]:
-    """Run the stage in this process. Whatever user code raises becomes ``StageFailed`` KZ701 or KZ702."""
+def perform(request: Request, secrets: Secrets | None = None) -> dict[str, Any]:
+    """Run the stage in this process. Whatever user code raises becomes ``StageFailed`` KZ701 or KZ702.
+
+    ``secrets`` are masked in what it raises, before that is cut to a length that shows a part of one.
+    """
+    secrets = secrets or Secrets()
     from kaizen.adapters import place
 
     try:
@@ -280,12 +289,12 @@ def perform(request: Request) -> dict[str, Any]:
     except Exception as error:
         for cause, means in _CAUSES:
             if means(error):
-                raise cause.error(where=_last_frame(error), value=str(error)[:300]) from error
+                raise cause.error(where=_last_frame(error), value=secrets.mask(str(error))[:300]) from error
         raise StageFailed(
             "KZ701",
             f"user code failed in {request.stage}",
-            where=f"{_last_frame(error)}; traceback in {_keep_traceback(request, error)}",
-            value=f"{type(error).__name__}: {error}"[:500],
+            where=f"{_last_frame(error)}; traceback in {_keep_traceback(request, error, secrets)}",
+            value=secrets.mask(f"{type(error).__name__}: {error}")[:500],
             limit="a stage that ends without an exception",
             action="correct the project's code at that line and retry",
         ) from error
@@ -312,10 +321,10 @@ _CAUSES: tuple[tuple[Cause, Callable[[Exception], bool]], ...] = (
 """Exceptions of user code that are not its fault."""
 
 
-def _keep_traceback(request: Request, error: BaseException) -> Path:
+def _keep_traceback(request: Request, error: BaseException, secrets: Secrets) -> Path:
     path = Path(request.folder) / LOG
     with path.open("a", encoding="utf-8") as log:
-        traceback.print_exception(error, file=log)
+        log.write(secrets.mask("".join(traceback.format_exception(error))))
     return path
 
 
@@ -337,8 +346,10 @@ def _protocol_mismatch(found: object, where: str) -> StageFailed:
 
 def main(folder: Path) -> int:
     """The place's side: read the request, perform, publish the result. Returns the exit code."""
+    secrets = Secrets()
 
     def work() -> dict[str, Any]:
+        nonlocal secrets
         values = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         if values.get("protocol") != PROTOCOL:
             raise _protocol_mismatch(values.get("protocol"), str(folder / REQUEST))
@@ -350,13 +361,32 @@ def main(folder: Path) -> int:
         if not request.project:
             # In an image the project lies where the image says.
             request = replace(request, project=os.environ.get("KAIZEN_PROJECT", str(Path.cwd())))
-        return perform(request)
+        secrets = await_secrets(request.secrets, request.patience)
+        return perform(request, secrets)
 
-    return leave_result(folder, work)
+    return leave_result(folder, work, show=lambda result: masked(result, secrets))
 
 
-def leave_result(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
-    """Publish what ``work`` returns, or the refusal that it raises, as the result in ``folder``; the exit code."""
+def masked(result: dict[str, Any], secrets: Secrets) -> dict[str, Any]:
+    """A result without the values of secrets, wherever the stage put them; but paths, which are read or refused."""
+    outputs = result.get("outputs") or {}
+    paths = {name: outputs[name] for name in OUTPUT_FILES if name in outputs}
+    files = {"files": result["files"]} if "files" in result else {}
+    shown: dict[str, Any] = secrets.mask_all(result)
+    if paths:
+        shown["outputs"] |= paths
+    return {**shown, **files}
+
+
+def leave_result(
+    folder: Path,
+    work: Callable[[], dict[str, Any]],
+    show: Callable[[dict[str, Any]], dict[str, Any]] = lambda result: result,
+) -> int:
+    """Publish what ``work`` returns, or the refusal that it raises, as the result in ``folder``; the exit code.
+
+    ``show`` takes out of a result what is not for those who read it.
+    """
     result: dict[str, Any] = {"protocol": PROTOCOL, "outputs": None, "error": None, "files": {}}
     code = 0
     try:
@@ -366,7 +396,7 @@ def leave_result(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
         result["error"], code = error.to_json(), error.exit_code
     fault_point("bridge.before_result")
     try:
-        publish_json(folder / RESULT, result)
+        publish_json(folder / RESULT, show(result))
     except ValueError as error:
         refusal = Cause.DAMAGED_RESULT.error(
             what="the result is no JSON",

@@ -32,6 +32,8 @@ class Cause(Enum):
     DAMAGED_RESULT = ("KZ718", "the result of the place is damaged", "metrics must be finite, outputs regular files")
     ENGINE_REFUSED = ("KZ719", "the Docker engine refused a call", "read its message and its log; then retry")
     INTERRUPTED = ("KZ720", "interrupted while the container ran", "retry")
+    NO_SECRETS = ("KZ725", "the secrets of the container did not come", "a retry gives them to a new one")
+    SECRETS_NOT_TAKEN = ("KZ726", "the container did not take its secrets", "read what it says; then retry")
 
     def __init__(self, code: str, what: str, action: str) -> None:
         self.code, self.what, self.action = code, what, action

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kaizen.canonical import digest
 from kaizen.causes import Cause
 from kaizen.errors import StageFailed
+from kaizen.secrets import LONGEST
 
 if TYPE_CHECKING:
     from kaizen.clock import Clock
@@ -28,6 +29,8 @@ LABEL = "io.kaizen"
 RULES = "1"
 MOUNT = "/kaizen"
 """Where the run's volume lies inside a container."""
+SECRETS = "/run/kaizen"
+"""Where secrets lie inside a container, in memory."""
 NO_SPACE = 28
 """Exit code of a place that had no space for its result."""
 MAX_LINE = 8_192
@@ -99,10 +102,12 @@ class Log:
     Attributes:
         tell: told a container's name and every line once and in order, with the mark that stands after it.
         resume: by a container's name, up to where an earlier attempt told its log.
+        clean: makes a line of it harmless before it is told.
     """
 
     tell: Callable[[str, LogLine, Mark], None]
     resume: Callable[[str], Mark] = lambda _: Mark()
+    clean: Callable[[str], str] = lambda text: clean_line(text)
 
 
 def tell_stderr(name: str, line: LogLine, mark: Mark) -> None:
@@ -118,12 +123,14 @@ class Call:
         ends: by what interrupts the caller, whether the container ends with it. Else it goes on under its lease, and
             the next attempt, or the reconciler, finds it.
         is_over: by an owner's name, whether its task has ended for good, as far as somebody can know.
+        secrets: values by name that outrank this process's variables.
     """
 
     owner: Owner
     log: Log
     ends: Callable[[BaseException], bool] = lambda interruption: isinstance(interruption, KeyboardInterrupt)
     is_over: Callable[[str], bool] = lambda _: False
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -277,7 +284,10 @@ def host_config(place: PlaceSpec, volume: str) -> dict[str, Any]:
         "NetworkMode": place.network,
         "IpcMode": "private",
         "ShmSize": parse_size(place.shm),
-        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,mode=1777,size={parse_size(place.tmp)}"},  # noqa: S108 - in the container
+        "Tmpfs": {
+            "/tmp": f"rw,nosuid,nodev,mode=1777,size={parse_size(place.tmp)}",  # noqa: S108 - in the container
+            **_secrets_in_memory(place),
+        },
         "Mounts": [{"Type": "volume", "Source": volume, "Target": MOUNT}],
         # The whole log must be there to be read again after the exit.
         "LogConfig": {"Type": "json-file", "Config": {}},
@@ -287,6 +297,15 @@ def host_config(place: PlaceSpec, volume: str) -> dict[str, Any]:
         if wall not in place.opened:
             config |= settings
     return config
+
+
+def _secrets_in_memory(place: PlaceSpec) -> dict[str, str]:
+    """The folder of a container's secrets, which only its user can read; with room for one that is written anew."""
+    if not place.secrets:
+        return {}
+    uid, gid = user_ids(place.user)
+    size = (len(place.secrets) + 1) * 2 * LONGEST
+    return {SECRETS: f"rw,noexec,nosuid,nodev,mode=0700,uid={uid},gid={gid},size={size}"}
 
 
 def why_ended(

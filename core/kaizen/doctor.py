@@ -16,6 +16,7 @@ from kaizen.errors import KaizenError
 from kaizen.loop import Loop, open_loop
 from kaizen.promote import registry_name
 from kaizen.reconcile import open_engine
+from kaizen.secrets import find_secrets
 
 SUPPORTED = {
     "kedro": ("1.7", "kedro"),
@@ -106,6 +107,8 @@ def _loop(path: Path, env: str | None) -> Iterator[Finding]:
                 yield _place(loop.spec.place.interpreter)
             elif loop.spec.place.mode == "docker":
                 yield _engine(loop)
+                if loop.spec.place.secrets:
+                    yield _secrets(loop)
     except KaizenError as error:
         yield Finding(error.where or "loop", "broken", f"{error.code}: {error.what}", error.action)
 
@@ -137,6 +140,16 @@ def _engine(loop: Loop) -> Finding:
             "place", "missing", f"{place.image} is not on the engine", "kaizen image build; else it is pulled"
         )
     return Finding("place", "ok", f"engine {engine.version}, image {place.image} ({image})")
+
+
+def _secrets(loop: Loop) -> Finding:
+    """Whether this shell has them; on Airflow they may be in a connection."""
+    names = loop.spec.place.secrets
+    try:
+        find_secrets(names, {}, os.environ)
+    except KaizenError as error:
+        return Finding("secrets", "missing", f"{error.code}: {error.what}", error.action)
+    return Finding("secrets", "ok", ", ".join(names))
 
 
 def _place(interpreter: str) -> Finding:

@@ -21,9 +21,12 @@ DOCKERFILE, IGNORE, WHEELS = "Dockerfile", ".dockerignore", "wheels"
 REVISION = "org.opencontainers.image.revision"
 CONTENT = "io.kaizen.content"
 DIRTY = "io.kaizen.dirty"
+CODE = "KAIZEN_CODE"
+"""The variable by which a container knows the commit that its image was built from; see ``code_of``."""
 VERSION_ARGUMENT = "KAIZEN_VERSION"
 """A Dockerfile that declares this argument gets the release that asks for the image: both must speak one protocol."""
 
+_CHANGED = "-dirty"
 _SECRET_NAME = re.compile(r"(?:^|_)(TOKEN|PASSWORD|PASSWD|SECRET|KEY|CREDENTIALS?)$", re.IGNORECASE)
 _SECRET_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 _SECRET_FILES = (
@@ -192,6 +195,19 @@ def _identity(path: Path) -> tuple[str, str]:
 def mode_of(path: Path) -> int:
     """How a file lies in the image: everybody may read it, whatever this machine's umask was."""
     return 0o755 if path.stat().st_mode & 0o100 else 0o644
+
+
+def code_of(labels: Mapping[str, str]) -> str:
+    """What CODE says of an image with these labels, "" if ``kaizen image build`` did not make it, or knew no commit."""
+    if DIRTY not in labels or not labels.get(REVISION):
+        # A base may have a revision of its own: that of other code.
+        return ""
+    return labels[REVISION] + (_CHANGED if labels[DIRTY] == "true" else "")
+
+
+def read_code(text: str) -> tuple[str, bool]:
+    """Commit, and whether there were changes besides, of what CODE says."""
+    return text.removesuffix(_CHANGED), text.endswith(_CHANGED)
 
 
 def instructions(dockerfile: str) -> Iterator[tuple[str, str]]:

@@ -215,7 +215,8 @@ class Loop:
             for role, m in (models or {}).items()
         }
         profile = str(self.store.file(reference)) if reference else ""
-        spec, project = codec.encode(self.spec), str(self.project)
+        # Where ledger and tracking server are is none of a place's business.
+        spec, project = codec.encode(replace(self.spec, environment=EnvironmentSpec())), str(self.project)
         # Attempts at one training have a folder each, and this one together.
         saved = str(runs / checkpoints) if checkpoints else ""
         settings = dict(parameters or {})

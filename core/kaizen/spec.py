@@ -111,6 +111,7 @@ class PlaceSpec:
         opened: walls that are not put up, by name.
         gpus: how many GPUs of the engine, ``all``, or a list of their numbers or UUIDs. They are leased, so that no two
             containers get the same one. fallback: ``cpu`` runs without where the engine has none.
+        secrets: names of what a training in a container finds as files; never values.
     """
 
     mode: Literal["in_process", "python", "docker"] = "in_process"
@@ -129,6 +130,7 @@ class PlaceSpec:
     opened: tuple[Wall, ...] = ()
     gpus: Any = 0
     fallback: Literal["none", "cpu"] = "none"
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -400,7 +402,8 @@ def parse_spec(values: dict[str, Any], where: str) -> Spec:
             codes.get(error.what, "KZ304"),
             error.what,
             where=f"{where}: {error.path}",
-            value=error.value,
+            # Somebody may have written a value there.
+            value=None if error.path.startswith("place.secrets") else error.value,
             limit=error.limit,
             action=action,
         ) from None

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from kaizen import codec
 from kaizen.containers import parse_gpus, parse_size, user_ids
 from kaizen.measures import MEASURES
+from kaizen.secrets import is_name
 from kaizen.spec import ParameterSpec, PlaceSpec, Spec, TuneSpec, parse_label, train_partitions
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9_-]*")
@@ -38,6 +39,7 @@ def problems(spec: Spec) -> list[Problem]:
         *_range_problems(spec),
         *_place_problems(spec.place),
         *(_tune_problems(spec.tune) if spec.tune else []),
+        *_secret_problems(spec.place),
     ]
 
 
@@ -260,6 +262,19 @@ def _place_problems(place: PlaceSpec) -> list[Problem]:
         found.append(
             Problem("KZ316", "a network that is shared", "place.network", place.network, limit, "name a network")
         )
+    return found
+
+
+def _secret_problems(place: PlaceSpec) -> list[Problem]:
+    found: list[Problem] = []
+    if place.secrets and place.mode != "docker":
+        action = "take them out (secrets: null in an overlay): code in this place reads the machine's own variables"
+        found.append(Problem("KZ307", "secrets without a container", "place.mode", place.mode, "docker", action))
+    for name in place.secrets:
+        # What is no name may be a value that somebody put here; it is not shown.
+        if not is_name(name):
+            limit = "a name in a-z 0-9 _, not in _file; never a value"
+            found.append(Problem("KZ304", "not the name of a secret", "place.secrets", None, limit, "correct it"))
     return found
 
 

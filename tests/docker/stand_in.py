@@ -15,6 +15,9 @@ def train(request):  # noqa: C901 - a list of what to do
     """Do what ``request.spec`` says, in this order; the outputs tell what was seen."""
     do = request.spec
     folder = Path(request.folder)
+    secret = Path(os.environ["KAIZEN_SECRETS"], do["secret"]).read_text() if do.get("secret") else ""
+    if secret:
+        print("the secret is", secret, flush=True)
     if do.get("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for number in range(do.get("lines", 0)):
@@ -34,7 +37,10 @@ def train(request):  # noqa: C901 - a list of what to do
         Path("/tmp/lost").touch()
         time.sleep(60)
     if do.get("raise"):
-        raise ValueError(do["raise"])
+        raise ValueError(do["raise"] + secret)
+    if do.get("leave"):
+        (folder / do["leave"]).parent.mkdir(exist_ok=True)
+        (folder / do["leave"]).write_text("")
     if do.get("forge"):
         text = do["forge"].replace("FOLDER", str(folder)) if do["forge"] != "long" else " " * (17 << 20)
         (folder / "result.json").write_text(text)
@@ -58,7 +64,17 @@ def train(request):  # noqa: C901 - a list of what to do
         "metric": float(do.get("metric", 0.5)),
         "me": {"uid": os.getuid(), "environment": dict(os.environ), "root": _writable("/"), "tmp": _writable("/tmp")},
         "status": Path("/proc/self/status").read_text(),
+        "parameters": {"password": secret, "url": f"https://user:{secret}@host/"},
+        "secrets": _secrets() if secret else {},
     }
+
+
+def _secrets():
+    """Who may do what with the secrets, and with the memory that they lie in."""
+    folder = Path(os.environ["KAIZEN_SECRETS"])
+    (mount,) = [line.split() for line in Path("/proc/mounts").read_text().splitlines() if f" {folder} " in line]
+    modes = {path.name: f"{path.stat().st_mode:o} {path.stat().st_uid}" for path in (folder, *folder.iterdir())}
+    return {"kind": mount[2], "options": mount[3].split(","), "modes": modes}
 
 
 def _go_on(request, steps):

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.docker.conftest import make_stage_image
 
 from kaizen import bridge, codec
 from kaizen.adapters import docker_engine as docker_engine_module
@@ -20,7 +21,7 @@ from kaizen.adapters.docker_place import work_digest
 from kaizen.bridge import InputFile, Request
 from kaizen.canonical import file_digests
 from kaizen.clock import WallClock
-from kaizen.containers import LABEL, Call, Caller, Interrupted, Log, Mark, Owner
+from kaizen.containers import LABEL, Call, Caller, Interrupted, Log, Mark, Owner, work_name
 from kaizen.errors import KaizenError, LeaseHeld, StageFailed
 from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun, Window
@@ -108,6 +109,15 @@ def test_a_stage_runs_behind_its_walls_and_leaves_its_own_result(tmp_path, ledge
     assert (record.exit_code, record.cause, record.opened, record.image_id) == (0, "", (), facts["Image"])
 
 
+def test_a_container_knows_the_commit_that_its_image_was_built_from(tmp_path, ledger, place, told, docker_engine, api):
+    labels = "LABEL io.kaizen.dirty=true org.opencontainers.image.revision=4f1c"
+    built = replace(place, image=make_stage_image(docker_engine, [labels]))
+    found = bridge.run(request_of(tmp_path / "1"), built, caller_of(ledger, told))
+    assert found["me"]["environment"]["KAIZEN_CODE"] == "4f1c-dirty"
+    plain = bridge.run(request_of(tmp_path / "2"), place, caller_of(ledger, told))
+    assert "KAIZEN_CODE" not in plain["me"]["environment"]
+
+
 def test_each_wall_can_be_opened_by_name_and_the_record_says_so(tmp_path, ledger, place, told, api):
     opened = replace(place, opened=("root", "capabilities", "privileges", "user"), user="0:0")
     outputs = bridge.run(request_of(tmp_path), opened, caller_of(ledger, told))
@@ -184,6 +194,14 @@ CAUSES = {
         "KZ718",
         "not a name",
     ),
+    "a file that it does not list": (
+        {
+            "leave": "model/extra",
+            "forge": '{"protocol": 1, "outputs": {"model": "FOLDER/model"}, "error": null, "files": {}}',
+        },
+        "KZ718",
+        "'model/extra' is not in its list",
+    ),
     "other bytes than were promised": (
         {"forge": '{"protocol": 1, "outputs": {}, "error": null, "files": {"x": {"size": 1, "sha256": "0"}}}'},
         "KZ612",
@@ -214,6 +232,19 @@ def test_ended_from_outside_is_told_apart_from_out_of_memory_and_may_be_retried(
     assert thrown.value.may_pass
     bridge.run(request_of(tmp_path / "2", lines=1), place, caller_of(ledger, told))
     assert told.texts == ["line 0"]
+
+
+def test_a_strangers_container_of_that_name_is_left_alone_and_named(tmp_path, ledger, place, told, api):
+    request, caller = request_of(tmp_path), caller_of(ledger, told)
+    name = work_name(caller.owner, work_digest(request, place))
+    stranger = api.create_container(place.image, ["true"], name=name, labels={"whose": "a stranger's"})
+    with pytest.raises(StageFailed, match="KZ717") as thrown:
+        bridge.run(request, place, caller)
+    assert name in str(thrown.value)
+    assert "a stranger's" in str(thrown.value)
+    assert not thrown.value.may_pass
+    (found,) = api.containers(all=True)
+    assert (found["Id"], found["State"]) == (stranger["Id"], "created")
 
 
 def test_a_removed_container_is_not_waited_for(tmp_path, ledger, place, told, api):

@@ -32,7 +32,7 @@ from kaizen.adapters.docker_engine import Engine
 from kaizen.cli import main
 from kaizen.images import CONTENT, DIRTY, REVISION
 from kaizen.ledger import open_ledger
-from kaizen.records import ContainerRun, TurnRecord
+from kaizen.records import ContainerRun, TrainedModel, TurnRecord
 
 CANARY = "canary-7f3a"
 IMAGE = "flights-train:1"
@@ -194,14 +194,19 @@ def turned(project: Path, built: tuple[list[str], Ended]) -> Path:
     return project
 
 
+def head_of(project: Path) -> str:
+    """The commit of a project."""
+    asked = ["git", "-C", str(project), "rev-parse", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_the_starters_image_names_its_commit_and_holds_no_secret(
     docker: DockerEngine, project: Path, built: tuple[list[str], Ended]
 ) -> None:
     api = docker.client.api
     facts = api.inspect_image(IMAGE)
-    commit = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     labels = facts["Config"]["Labels"]
-    assert (labels[REVISION], labels[DIRTY]) == (commit.stdout.strip(), "false")
+    assert (labels[REVISION], labels[DIRTY]) == (head_of(project), "false")
     assert len(labels[CONTENT]) == 64
     assert facts["Config"]["User"] == "65532:65532"
     assert CANARY not in json.dumps(facts) + json.dumps(api.history(IMAGE))
@@ -241,7 +246,9 @@ def test_a_turn_in_containers_of_the_image_makes_a_champion_and_leaves_nothing(
     with open_ledger(f"sqlite:///{turned}/.kaizen/ledger.db") as ledger:
         (turn,) = [TurnRecord.from_json(e.payload) for e in ledger.events("nyc/flights", kind="TurnRecord")]
         runs = [ContainerRun.from_json(e.payload) for e in ledger.events("nyc/flights", kind="ContainerRun")]
+        (model,) = [TrainedModel.from_json(e.payload) for e in ledger.events("nyc/flights", kind="TrainedModel")]
     assert turn.outcome == "deployed"
+    assert (model.environment.code, model.environment.dirty) == (head_of(turned), False)
     assert {run.stage for run in runs} == {"trigger", "train", "evaluate", "deploy", "score"}
     api = docker.client.api
     assert {(run.cause, run.exit_code, run.opened) for run in runs} == {("", 0, ())}

@@ -165,6 +165,29 @@ def test_a_connection_outranks_the_variables(monkeypatch: pytest.MonkeyPatch) ->
     assert (roots.tracking, roots.home) == ("http://mlflow:5000", "")
 
 
+def test_a_connection_has_the_secrets_of_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.log import redact
+
+    from kaizen_airflow.hooks.kaizen import KaizenHook
+
+    extra = {"secrets": {"password": "canary-7f3a"}}
+    with connection(monkeypatch, "production", conn_type="kaizen", extra=extra):
+        assert KaizenHook("production").get_secrets() == {"password": "canary-7f3a"}
+    assert "canary" not in str(redact("it is canary-7f3a"))
+    assert KaizenHook().get_secrets() == {}
+
+
+@pytest.mark.parametrize("given", ["canary-7f3a", ["canary-7f3a"], {"password": ["canary-7f3a"]}])
+def test_a_connections_secrets_that_cannot_be_read_are_refused(monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
+    from kaizen_airflow.hooks.kaizen import KaizenHook
+
+    facts = {"conn_type": "kaizen", "extra": {"secrets": given}}
+    with connection(monkeypatch, "production", **facts), pytest.raises(UsageError, match="KZ244") as refused:
+        KaizenHook("production").get_secrets()
+    assert "connection production" in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
 def test_without_the_default_connection_the_spec_decides_but_a_named_one_must_exist() -> None:
     from airflow.sdk.exceptions import AirflowNotFoundException
 

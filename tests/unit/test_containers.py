@@ -127,6 +127,12 @@ def test_every_wall_stands_unless_it_is_opened_by_name():
         assert config.keys() - host_config(replace(PLACE, opened=(wall,)), "volume").keys() == keys
 
 
+def test_secrets_have_a_memory_of_their_own_and_only_where_there_are_some():
+    tmpfs = host_config(replace(PLACE, secrets=("password", "token"), user="1000:100"), "volume")["Tmpfs"]
+    assert tmpfs.pop("/run/kaizen") == "rw,noexec,nosuid,nodev,mode=0700,uid=1000,gid=100,size=393216"
+    assert tmpfs == host_config(PLACE, "volume")["Tmpfs"]
+
+
 @pytest.mark.parametrize(
     ("state", "code", "passes"),
     [

@@ -10,13 +10,17 @@ import pytest
 import kaizen
 from kaizen.errors import KaizenError, StageFailed, UsageError
 from kaizen.images import (
+    DIRTY,
+    REVISION,
     Ignored,
     check_name,
+    code_of,
     content_digest,
     context_files,
     declared_arguments,
     instructions,
     parse_arguments,
+    read_code,
     read_recipe,
     refuse_secrets,
 )
@@ -201,6 +205,21 @@ def test_a_secret_among_files_and_arguments_is_refused(names: list[str], argumen
     with pytest.raises(StageFailed, match="KZ723") as thrown:
         refuse_secrets("FROM scratch\n", names, arguments)
     assert "canary" not in str(thrown.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        ({REVISION: "4f1c", DIRTY: "false"}, ("4f1c", False)),
+        ({REVISION: "4f1c", DIRTY: "true"}, ("4f1c", True)),
+        ({REVISION: "", DIRTY: "true"}, ("", False)),
+        # Of a base image that somebody else made.
+        ({REVISION: "4f1c"}, ("", False)),
+        ({}, ("", False)),
+    ],
+)
+def test_a_container_knows_the_commit_of_its_image(labels: dict[str, str], code: tuple[str, bool]) -> None:
+    assert read_code(code_of(labels)) == code
 
 
 def test_build_arguments_are_names_with_values() -> None:

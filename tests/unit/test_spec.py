@@ -381,6 +381,21 @@ def test_a_name_that_is_no_loop_is_refused(name: str) -> None:
     assert refusal(changed("loop", name)).code == "KZ307"
 
 
+DOCKER = {"mode": "docker", "image": "train"}
+
+
+def test_secrets_are_named_in_the_spec() -> None:
+    assert parse_spec(changed("place", {**DOCKER, "secrets": ["password"]}), "").place.secrets == ("password",)
+    assert refusal(changed("place", {"secrets": ["password"]})).what == "secrets without a container"
+
+
+@pytest.mark.parametrize("secrets", [["S3cret!"], ["token_file"], [""], {"password": "S3cret!"}, "S3cret!", [7]])
+def test_a_value_in_place_of_a_secrets_name_is_refused_and_not_shown(secrets: Any) -> None:
+    error = refusal(changed("place", {**DOCKER, "secrets": secrets}))
+    assert (error.code, error.value) == ("KZ304", None)
+    assert "S3cret" not in str(error)
+
+
 @pytest.mark.parametrize("feature", ["late", "arr_delay", "dep_delay"])
 def test_target_label_column_and_outcomes_cannot_be_features(feature: str) -> None:
     assert refusal(changed("problem.features", [feature])).value == feature

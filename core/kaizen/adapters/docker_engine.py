@@ -134,6 +134,10 @@ class Engine:
         except ImageNotFound:
             return None
 
+    def image_labels(self, image: str) -> dict[str, str]:
+        """The labels of an image that is there."""
+        return dict(self.ask(self.api.inspect_image, image)["Config"].get("Labels") or {})
+
     def pin(self, reference: str) -> str:
         """The id of an image, pulled if it is not there: what is run, whatever the reference names later.
 
@@ -300,6 +304,27 @@ class Engine:
             if error.status_code not in (404, 409):
                 raise
 
+    def run_inside(self, container: str, command: Sequence[str], data: bytes, *, cut_off: int) -> tuple[int, str]:
+        """Run a command in a running container with ``data`` on its standard input: its exit code, and what it said.
+
+        The command must know where its input ends: a connection over TLS is closed as a whole only. It is run again if
+        its connection is lost, or if it ends with ``cut_off``, which says that its input was.
+        """
+
+        def run() -> tuple[int, str]:
+            made = self.api.exec_create(container, list(command), stdin=True)["Id"]
+            stream = self.api.exec_start(made, socket=True)
+            try:
+                said = _exchange(stream, data)
+            except OSError as error:
+                raise requests.exceptions.ConnectionError(f"the connection to a command was cut: {error}") from error
+            code = self.api.exec_inspect(made)["ExitCode"]
+            if code in (None, cut_off):
+                raise requests.exceptions.ConnectionError("the connection to a command was cut")
+            return int(code), said
+
+        return self.ask(run)
+
     def read_file(self, container: str, path: str, limit: int) -> bytes | None:
         """One small regular file of a container, None if it is not there. ``ValueError`` beyond ``limit`` bytes."""
 
@@ -309,18 +334,24 @@ class Engine:
 
         return self.ask(read)
 
-    def read_tree(self, container: str, path: str, target: Path, limit: int) -> None:
-        """The regular files below ``path`` of a container, into ``target``. ``ValueError`` for anything else in it."""
+    def read_tree(self, container: str, path: str, target: Path, limit: int) -> set[str]:
+        """The regular files below ``path`` of a container, into ``target``; their names there.
 
-        def read() -> None:
+        ``ValueError`` for anything else in it.
+        """
+
+        def read() -> set[str]:
+            names = set()
             with closing(self._members(container, path, limit)) as members:
                 for name, content in members:
+                    names.add(name)
                     file = target / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     with file.open("wb") as copy:
                         shutil.copyfileobj(content, copy, _CHUNK)
+            return names
 
-        self.ask(read)
+        return self.ask(read)
 
     def _members(self, container: str, path: str, limit: int) -> Generator[tuple[str, IO[bytes]], None, None]:
         # The engine holds the container until the last byte is taken or the connection is closed.
@@ -364,7 +395,8 @@ class Engine:
             if found is None:
                 raise _removed(container)
             running = found["State"]["Running"]
-            for line in self._log(container, mark, follow=running, tty=found["Config"]["Tty"]):
+            clean = caller.call.log.clean
+            for line in self._log(container, mark, clean, follow=running, tty=found["Config"]["Tty"]):
                 if line is not None:
                     mark = mark.after(line)
                     tail.append(line.text)
@@ -381,7 +413,9 @@ class Engine:
                 labels = found["Config"]["Labels"]
                 return Ended(found["Id"], name, labels, found["State"], peak, tuple(tail), round(seconds, 1))
 
-    def _log(self, container: str, mark: Mark, *, follow: bool, tty: bool) -> Iterator[LogLine | None]:
+    def _log(
+        self, container: str, mark: Mark, clean: Callable[[str], str], *, follow: bool, tty: bool
+    ) -> Iterator[LogLine | None]:
         """Lines after ``mark``; None every now and then. Ends with the container, or when the engine goes silent."""
         url = f"{self.api.base_url}/v{self.api.api_version}/containers/{container}/logs"
         given = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow), "since": _since(mark.at)}
@@ -391,7 +425,7 @@ class Engine:
                 if response.status_code != 200:
                     return
                 yield None
-                for line in (read_lines if tty else read_frames)(response.raw, ended=not follow):
+                for line in (read_lines if tty else read_frames)(response.raw, ended=not follow, clean=clean):
                     if line.at < mark.at:
                         continue
                     if line.at == mark.at and skip > 0:
@@ -433,7 +467,7 @@ def _renew(caller: Caller, lease: Lease, ttl: timedelta) -> Lease:
         return lease
 
 
-def read_frames(stream: Any, *, ended: bool) -> Iterator[LogLine]:
+def read_frames(stream: Any, *, ended: bool, clean: Callable[[str], str] = clean_line) -> Iterator[LogLine]:
     """The lines in the engine's multiplexed log: frames of 8 bytes of header (stream, length) and that many bytes.
 
     A frame without a newline at its end is a part of a long line: its rest follows with a time of its own. Only when
@@ -450,24 +484,36 @@ def read_frames(stream: Any, *, ended: bool) -> Iterator[LogLine]:
             kept.append(text)
         size[kind] += len(text)
         if text.endswith("\n"):
-            yield LogLine(at, kind == 2, clean_line("".join(kept)))
+            yield LogLine(at, kind == 2, clean("".join(kept)))
             parts[kind], size[kind] = [], 0
     for kind, kept in parts.items():
         if kept and ended:
-            yield LogLine(at, kind == 2, clean_line("".join(kept)))
+            yield LogLine(at, kind == 2, clean("".join(kept)))
 
 
-def read_lines(stream: Any, *, ended: bool) -> Iterator[LogLine]:
+def read_lines(stream: Any, *, ended: bool, clean: Callable[[str], str] = clean_line) -> Iterator[LogLine]:
     """The lines of a container with a terminal: its log has no frames and one stream."""
     rest = b""
     while chunk := stream.read1(_CHUNK) if hasattr(stream, "read1") else stream.read(_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             at, _, text = line.decode("utf-8", "replace").partition(" ")
-            yield LogLine(at, False, clean_line(text))
+            yield LogLine(at, False, clean(text))
     if rest and ended:
         at, _, text = rest.decode("utf-8", "replace").partition(" ")
-        yield LogLine(at, False, clean_line(text))
+        yield LogLine(at, False, clean(text))
+
+
+def _exchange(stream: Any, data: bytes) -> str:
+    """Send ``data`` over the connection of a command, and read what comes until the command ends."""
+    with closing(stream):
+        # What docker-py returns depends on the engine's URL: a socket, or a file around one, which cannot send all.
+        connection, said = getattr(stream, "_sock", stream), b""
+        connection.settimeout(CALL_TIMEOUT)
+        connection.sendall(data)
+        while more := connection.recv(_CHUNK):
+            said = (said + more)[-_CHUNK:]
+    return said.decode("utf-8", "replace")
 
 
 def _exactly(stream: Any, length: int) -> bytes:

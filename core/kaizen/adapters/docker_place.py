@@ -7,13 +7,14 @@ after a success both stay until the caller says that the result was kept.
 
 from __future__ import annotations
 
+import json
 import logging
-import secrets
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
+from secrets import token_hex
 from typing import Any
 
 from kaizen import bridge, codec
@@ -26,15 +27,18 @@ from kaizen.adapters.docker_runs import (
     find_adoptable,
     forget,
     keep_run,
+    lease_time,
     start_or_adopt,
     told_as_refusals,
 )
+from kaizen.adapters.docker_secrets import give, secrets_of
 from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
 from kaizen.causes import Cause
 from kaizen.containers import (
     LABEL,
     MOUNT,
+    SECRETS,
     Caller,
     GpuWish,
     format_size,
@@ -49,9 +53,12 @@ from kaizen.containers import (
 )
 from kaizen.errors import KaizenError, LedgerError, StageFailed
 from kaizen.faults import fault_point
+from kaizen.images import CODE, code_of
 from kaizen.ledger import Lease
 from kaizen.publish import verify_file
 from kaizen.records import ContainerRun
+from kaizen.secret_files import FOLDER
+from kaizen.secrets import Secrets
 from kaizen.spec import PlaceSpec
 from kaizen.trials import MAX_REPORTS, REPORTS, STOP, Watch
 
@@ -75,7 +82,9 @@ def run(request: Request, place: PlaceSpec, caller: Caller, watch: Watch | None 
     Raises:
         KaizenError: what the stage refused; ``StageFailed`` KZ702 to KZ719, by what ended the container.
         LeaseHeld: KZ503 somebody else follows it, KZ504 a later attempt took it over.
+        UsageError: KZ260 a secret is not there, KZ261 it cannot be one.
     """
+    secrets, place, caller = secrets_of(request, place, caller)
     engine = Engine(place.engine)
     work = work_digest(request, place)
     name = work_name(caller.owner, work)
@@ -83,13 +92,19 @@ def run(request: Request, place: PlaceSpec, caller: Caller, watch: Watch | None 
     end_stale(engine, caller, name, place.stop_timeout)
     found = find_adoptable(engine, caller, name, set_aside=lambda told: engine.remove(told["Id"]))
     wanted, gpus = _wanted(engine, request, place, caller, name, work, found)
-    container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, request, place))
+    told = replace(request, secrets=place.secrets, patience=lease_time(caller).total_seconds())
+    container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, told, place))
+
+    def ready() -> None:
+        if place.secrets:
+            give(engine, container, secrets)
+
     ended = None
     try:
         beat = _beat(engine, container, gpus, place, watch)
-        ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout, beat)
+        ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout, beat, ready)
         gpus.release()
-        outputs = _read(engine, ended, request, place)
+        outputs = _read(engine, ended, request, place, secrets)
     except KaizenError as error:
         # A later attempt has it; or it goes on; or of an engine that does not answer nobody knows what became of it.
         if isinstance(error, LedgerError) or Cause.NO_ENGINE.of(error) or Cause.INTERRUPTED.of(error):
@@ -189,8 +204,10 @@ def _wanted(
             leases = lease_gpus(engine, caller, wish, present_gpus(engine, image), name)
     gpus = HeldGpus(engine, caller, leases)
     settings, variables = gpu_settings(gpus.gpus, runtime=runtime)
+    variables += [f"{FOLDER}={SECRETS}"] if place.secrets else []
+    variables += [f"{CODE}={code}"] if (code := code_of(engine.image_labels(image))) else []
     # Each container has a folder of its own on the volume: the result of an earlier one is never read as its own.
-    folder = f"run-{secrets.token_hex(8)}"
+    folder = f"run-{token_hex(8)}"
     own = {f"{LABEL}.folder": folder, **({f"{LABEL}.gpus": ",".join(gpus.gpus)} if gpus.gpus else {})}
     wanted = Wanted(
         name=name,
@@ -275,7 +292,7 @@ def _file(name: str, size: int, uid: int, mode: int, gid: int | None = None) -> 
     return info
 
 
-def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> dict[str, Any]:
+def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec, secrets: Secrets) -> dict[str, Any]:
     """The outputs of a container's own result, its files verified and in ``request.folder``."""
     inside = f"{MOUNT}/{ended.labels[f'{LABEL}.folder']}"
     folder = Path(request.folder)
@@ -283,8 +300,9 @@ def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> d
         data = engine.read_file(ended.id, f"{inside}/{RESULT}", MAX_RESULT)
         if data is None:
             raise why_ended(ended.state, place.memory, place.image, name=ended.name, peak=ended.peak, tail=ended.tail)
-        result = parse_result(data)
-        (folder / RESULT).write_bytes(data)
+        # Masked in there already, if that is the image's own result.
+        result = bridge.masked(parse_result(data), secrets)
+        (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
         outputs = bridge.read_result(folder, int(ended.state["ExitCode"]))
         for output in (o for o in OUTPUT_FILES if o in outputs):
             path = str(outputs[output])
@@ -292,7 +310,8 @@ def _read(engine: Engine, ended: Ended, request: Request, place: PlaceSpec) -> d
             if len(name.parts) != 1 or ".." in name.parts:
                 # It would lead out of the request's folder, over here.
                 raise ValueError(f"{path!a} is not a name in the folder of the request")
-            engine.read_tree(ended.id, path, folder, MAX_OUTPUTS)
+            if unlisted := sorted(engine.read_tree(ended.id, path, folder, MAX_OUTPUTS) - result["files"].keys()):
+                raise ValueError(f"{unlisted[0]!a} is not in its list of files")
             outputs[output] = str(folder / name)
         for name, facts in result["files"].items():
             verify_file(folder / name, facts["sha256"], facts["size"])

@@ -163,13 +163,17 @@ def attend(
     deadline: timedelta | None,
     grace: timedelta,
     watch: Callable[[str, timedelta], None] = lambda container, ttl: None,
+    ready: Callable[[], None] = lambda: None,
 ) -> Ended:
     """``Engine.follow``; if that is interrupted, end the container or leave it under its lease, as the caller says.
+
+    ``ready`` does what a container waits for after its start; it is called by every attempt, and may be interrupted.
 
     Raises what ``follow`` raises, the interruption, and ``StageFailed`` KZ720 in place of ``Interrupted``.
     """
     ttl = lease_time(caller)
     try:
+        ready()
         return engine.follow(container, caller, lease, ttl, deadline, watch)
     except KaizenError:
         raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import time
@@ -29,6 +30,7 @@ from kaizen.bridge import InputFile, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
 from kaizen.checkpoints import Checkpoints
 from kaizen.errors import DataRefused, ModelRefused
+from kaizen.images import CODE, read_code
 from kaizen.publish import publish_file, publish_json, verify_file, verify_folder
 from kaizen.records import Environment, Profile, Window
 from kaizen.runners import Training, find_runner, make_importable
@@ -361,6 +363,9 @@ def _parity(predictions: np.ndarray) -> str:
 def _environment(project: Path) -> Environment:
     commit = _git(project, "rev-parse", "HEAD")
     dirty = bool(commit and _git(project, "status", "--porcelain"))
+    if not commit:
+        # An image has the code, and its history is elsewhere.
+        commit, dirty = read_code(os.environ.get(CODE, ""))
     return Environment(platform.python_version(), installed_packages(), commit, dirty)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseHook, conf
@@ -20,6 +21,9 @@ from kaizen.spec import EnvironmentSpec, load_spec
 from kaizen.stages import Order, StageResult, run_stage, run_stage_elsewhere
 from kaizen_airflow.settings import spec_path
 
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
 _ROOTS = {"home": "KAIZEN_HOME", "ledger": "KAIZEN_LEDGER_URL", "tracking": "MLFLOW_TRACKING_URI"}
 
 
@@ -28,7 +32,7 @@ class KaizenHook(BaseHook):
 
     Extra fields ``ledger`` (URL without a password), ``tracking`` (URI) and ``home`` (folder) outrank the variables of
     the worker and the spec; the connection's password is the ledger's. Without a connection ``kaizen_default`` those
-    decide alone.
+    decide alone. The extra field ``secrets`` has values for ``place.secrets``, by name.
     """
 
     conn_name_attr = "kaizen_conn_id"
@@ -42,16 +46,42 @@ class KaizenHook(BaseHook):
 
     def get_conn(self) -> EnvironmentSpec:
         """The roots that the connection names; "" for those that it leaves open."""
-        try:
-            connection = self.get_connection(self.kaizen_conn_id)
-        except AirflowNotFoundException:
-            if self.kaizen_conn_id != self.default_conn_name:
-                raise
+        connection = self._connection()
+        if connection is None:
             return EnvironmentSpec()
         extra = connection.extra_dejson
         given = {name: str(extra.get(name) or "") for name in _ROOTS}
         given["ledger"] = _with_password(given["ledger"], connection.password)
         return EnvironmentSpec(**given)
+
+    def get_secrets(self) -> dict[str, str]:
+        """Values for ``place.secrets`` that the connection has; masked in every log from here on.
+
+        Raises ``UsageError`` KZ244 if they are no mapping of texts.
+        """
+        connection = self._connection()
+        given = (connection.extra_dejson.get("secrets") or {}) if connection else {}
+        if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+            raise UsageError(
+                "KZ244",
+                "the connection's secrets cannot be read",
+                where=f"connection {self.kaizen_conn_id}: extra field secrets",
+                value=type(given).__name__,
+                limit="a mapping of names to texts",
+                action='correct the field: {"secrets": {"NAME": "VALUE"}}',
+            )
+        for value in given.values():
+            mask_secret(value)
+        return given
+
+    def _connection(self) -> Connection | None:
+        """None if the default one does not exist."""
+        try:
+            return self.get_connection(self.kaizen_conn_id)
+        except AirflowNotFoundException:
+            if self.kaizen_conn_id != self.default_conn_name:
+                raise
+            return None
 
     def test_connection(self) -> tuple[bool, str]:
         """Open the ledger; what was found, in words."""
@@ -74,11 +104,13 @@ class KaizenHook(BaseHook):
 
         ``call`` says whose containers are, if the place makes some.
 
-        Raises ``KaizenError``: what the stage refuses; KZ241 a ledger that other hosts cannot reach.
+        Raises ``KaizenError``: what the stage refuses; KZ241 a ledger that other hosts cannot reach; KZ244.
         """
         path, environment = spec_path(spec), self.get_conn()
         place = read_snapshot(path, env).place
         _refuse_local_ledger(path, env, environment)
+        if call and place["mode"] == "docker":
+            call = replace(call, secrets=self.get_secrets())
         if place["mode"] != "python":
             with open_loop(path, env=env, environment=environment, actor=actor, call=call) as loop:
                 return run_stage(loop, stage, order)
