@@ -118,12 +118,14 @@ class Call:
         ends: by what interrupts the caller, whether the container ends with it. Else it goes on under its lease, and
             the next attempt, or the reconciler, finds it.
         is_over: by an owner's name, whether its task has ended for good, as far as somebody can know.
+        is_deferred: by an owner's name, whether its task waits for its container without a process of its own.
     """
 
     owner: Owner
     log: Log
     ends: Callable[[BaseException], bool] = lambda interruption: isinstance(interruption, KeyboardInterrupt)
     is_over: Callable[[str], bool] = lambda _: False
+    is_deferred: Callable[[str], bool] = lambda _: False
 
 
 @dataclass(frozen=True)
