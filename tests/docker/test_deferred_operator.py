@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def airflow(docker_engine, tmp_path_factory, fault):
         # How soon another triggerer takes over what a killed one had.
         "triggerer.job_heartbeat_sec": "1",
         "triggerer.triggerer_health_check_threshold": "5",
+        "scheduler.trigger_timeout_check_interval": "1",
     }
     folder = tmp_path_factory.mktemp("airflow")
     with counting_airflow(docker_engine, folder, DAGS, settings=settings, env={"KAIZEN_FAULT": f"@{fault}"}) as service:
@@ -84,6 +86,12 @@ def deferred(airflow, dag):
     run = Run(airflow, dag)
     run.until(lambda: run.task["state"] == "deferred", "deferral")
     return run
+
+
+def of_database(airflow, statement):
+    (database,) = airflow.home.glob("airflow-*.db")
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        return connection.execute(statement).fetchall()
 
 
 def lines(api):
@@ -113,9 +121,7 @@ def test_while_it_is_deferred_nobody_waits_and_no_secret_lies_in_the_database(ai
     assert (pool["running_slots"], pool["deferred_slots"]) == (0, 1)
     assert not Path(f"/proc/{run.task['pid']}").exists()
     (container,) = containers(api, everything=False)
-    (database,) = airflow.home.glob("airflow-*.db")
-    with closing(sqlite3.connect(database)) as connection:
-        ((given,),) = connection.execute("SELECT kwargs FROM trigger").fetchall()
+    ((given,),) = of_database(airflow, "SELECT kwargs FROM trigger")
     assert container["Id"] in given
     assert "canary" not in given
     assert run.ended() == "success"
@@ -146,15 +152,47 @@ def test_a_triggerer_that_comes_back_finds_the_same_container(airflow, api, trig
     run.until(lambda: containers(api) == [], "removal")
 
 
-def test_a_worker_that_dies_before_it_defers_is_followed_by_one_that_adopts(airflow, api, fault):
-    fault.write_text("containers.after_start:kill")
+@pytest.mark.parametrize("point", ["containers.after_start", "ledger.append.after_commit"])
+def test_a_worker_that_dies_before_it_defers_or_when_it_resumes_is_followed_by_one_that_adopts(
+    airflow, api, fault, point
+):
+    fault.write_text(f"{point}:kill")
     run = Run(airflow, "long")
-    run.until(lambda: run.task["try_number"] == 2 and run.task["state"] == "deferred", "the next attempt")
+    run.until(lambda: containers(api, everything=False), "a container")
     (container,) = containers(api)
     assert run.ended() == "success"
     assert f"container {container['Names'][0][1:]} is adopted" in run.log()
     assert run.counted() == [f"line {n}" for n in range(60)]
     assert run.task["try_number"] == 2
+    assert not fault.exists()
+
+
+def test_where_no_triggerer_can_run_the_trigger_the_task_waits_itself(airflow, api, triggerer):
+    run = deferred(airflow, "long")
+    airflow.kill("triggerer")
+    of_database(airflow, "UPDATE trigger SET classpath = 'kaizen_airflow.nowhere.ContainerTrigger'")
+    restart(airflow)
+    assert run.ended() == "success"
+    assert "no triggerer can wait for the container" in run.log()
+    assert run.counted() == [f"line {n}" for n in range(60)]
+    assert run.task["try_number"] == 1
+
+
+def test_an_engine_that_hangs_or_dies_is_waited_for(airflow, api, docker_engine):
+    run = deferred(airflow, "long")
+    docker_engine.pause()
+    time.sleep(15)
+    docker_engine.resume()
+    assert run.ended() == "success"
+    assert run.counted() == [f"line {n}" for n in range(60)]
+    run = deferred(airflow, "long")
+    docker_engine.kill()
+    docker_engine.start()
+    assert run.ended() == "success"
+    # Containers of this engine do not outlive it.
+    assert run.task["try_number"] == 2
+    assert "KZ707" in run.log()
+    assert run.counted()[-60:] == [f"line {n}" for n in range(60)]
 
 
 def test_marked_failed_while_it_is_deferred_a_deaf_container_ends(airflow, api):
@@ -175,8 +213,11 @@ def test_cleared_while_it_is_deferred_it_starts_over(airflow, api):
     assert run.counted() == [f"line {n}" for n in range(60)]
 
 
-def test_an_execution_timeout_ends_the_container(airflow, api):
-    run = Run(airflow, "slow")
+@pytest.mark.parametrize("alive", [True, False], ids=["by-the-triggerer", "without-one"])
+def test_an_execution_timeout_ends_the_container(airflow, api, triggerer, alive):
+    run = deferred(airflow, "slow")
+    if not alive:
+        airflow.kill("triggerer")
     assert run.ended() == "failed"
     run.until(lambda: containers(api) == [], "its end")
     assert run.counted()[:3] == ["line 0", "line 1", "line 2"]

@@ -357,13 +357,13 @@ class Engine:
         """
         found = self.find(container)
         if found is None:
-            raise _removed(container)
+            raise removed(container)
         name = found["Name"].lstrip("/")
         mark, tail, peak, beat = caller.call.log.resume(name), deque[str](maxlen=_TAIL), 0, 0.0
         while True:
             found = self.find(container)
             if found is None:
-                raise _removed(container)
+                raise removed(container)
             running = found["State"]["Running"]
             for line in self._log(container, mark, follow=running, tty=found["Config"]["Tty"]):
                 if line is not None:
@@ -555,7 +555,8 @@ def _no_image(reference: str, said: str) -> StageFailed:
     )
 
 
-def _removed(container: str) -> StageFailed:
+def removed(container: str) -> StageFailed:
+    """What it means that a container is not there any more."""
     return Cause.ENDED_FROM_OUTSIDE.error(
         what="the container was removed from outside",
         where=f"container {container}",

@@ -14,7 +14,7 @@ from typing import Any
 
 from docker.errors import APIError
 
-from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted
+from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted, removed
 from kaizen.causes import Cause
 from kaizen.clock import Clock
 from kaizen.containers import LABEL, Caller, Interrupted, lease_resource
@@ -118,6 +118,19 @@ def find_adoptable(
         set_aside(found)
         return None
     return found
+
+
+def find_held(engine: Engine, caller: Caller) -> tuple[str, str]:
+    """Id and name of the container whose lease this very attempt has.
+
+    Raises ``StageFailed`` KZ707 if there is none any more.
+    """
+    for found in engine.ours(owner=caller.owner.name, base=str(caller.owner.base)):
+        name = str(found["Names"][0].lstrip("/"))
+        lease = caller.ledger.lease(lease_resource(engine.id, name))
+        if lease and lease.holder == caller.owner.holder:
+            return str(found["Id"]), name
+    raise removed(f"of {caller.owner.name}")
 
 
 def start_or_adopt(

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +20,7 @@ from airflow.providers.docker.exceptions import DockerContainerFailedException, 
 from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
-from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 from docker.types import Mount
 
 from kaizen.adapters.docker_engine import Ended, Engine, Wanted
@@ -29,6 +29,7 @@ from kaizen.adapters.docker_runs import (
     attend,
     end_stale,
     find_adoptable,
+    find_held,
     keep_run,
     lease_time,
     start_or_adopt,
@@ -57,6 +58,9 @@ _KEPT = {"never": "ended", "success": "failed", "force": ""}
 """By ``auto_remove``, which containers stay for somebody to look at."""
 PERMANENT = (Cause.BAD_IMAGE, Cause.OTHER_MACHINE, Cause.NO_IMAGE, Cause.NO_GPU, Cause.STRANGERS_NAME)
 """What no retry mends."""
+
+_MARGIN = timedelta(seconds=20)
+"""What a triggerer may be late by."""
 
 
 class DurableContainerFailed(DockerContainerFailedException):
@@ -129,12 +133,23 @@ class DurableDockerOperator(DockerOperator):
                 self._defer(context, caller, lease, wanted.name, container)
             return self._outcome(engine, caller, lease, self._attend(engine, caller, lease, container))
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """As the parent does. A trigger that failed, or whose triggerer is away, is a bell like any other."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            return self.resume(context, {"why": OVERDUE})
+        except TaskDeferralError as failed:
+            self.log.warning("no triggerer can wait for the container, so the task does: %s", failed)
+            return self.resume(context, {"why": str(failed)})
+
     @told_as_refusals()
-    def resume(self, context: Context, event: dict[str, Any]) -> list[str] | str | None:
+    def resume(self, context: Context, event: dict[str, str]) -> list[str] | str | None:
         """Go on after a deferral: tell the log, and take what came of the container, as if it had been attended."""
-        container, name, overdue = event["container"], event["name"], event["why"] == OVERDUE
         with self._at_work(context) as (engine, caller):
+            container, name = find_held(engine, caller)
             lease = acquire(caller, engine, name)
+            overdue = event["why"] == OVERDUE and engine.runs(container)
             if overdue:
                 engine.stop(container, self._grace)
             ended = self._attend(engine, caller, lease, container)
@@ -151,7 +166,7 @@ class DurableDockerOperator(DockerOperator):
     def _defer(self, context: Context, caller: Caller, lease: Lease, name: str, container: str) -> NoReturn:
         """Give the worker's slot back until there is something to do; the log is told then."""
         self.log.info("deferred; the log is told when the container has ended. Until then: docker logs -f %s", name)
-        began: datetime = context["ti"].start_date
+        deadline = context["ti"].start_date + self.execution_timeout if self.execution_timeout else None
         trigger = ContainerTrigger(
             engine=asdict(EngineAddress.of(self)),
             kaizen_conn_id=self.kaizen_conn_id,
@@ -162,9 +177,11 @@ class DurableDockerOperator(DockerOperator):
             epoch=lease.epoch,
             patience=lease_time(caller).total_seconds(),
             grace=self.stop_timeout,
-            deadline=(began + self.execution_timeout).isoformat() if self.execution_timeout else None,
+            deadline=deadline.isoformat() if deadline else None,
         )
-        self.defer(trigger=trigger, method_name="resume")
+        # Airflow's own limit, for when no triggerer is there to keep the deadline.
+        timeout = deadline + _MARGIN - datetime.now(UTC) if deadline else None
+        self.defer(trigger=trigger, method_name="resume", timeout=timeout)
 
     @property
     def _grace(self) -> timedelta:

@@ -93,7 +93,7 @@ class ContainerTrigger(BaseTrigger):
                 kept = now
             await asyncio.sleep(HEARTBEAT)
         await asyncio.to_thread(self._keep, RESUMED_WITHIN)
-        yield TriggerEvent({"container": self.container, "name": self.name, "why": why})  # type: ignore[no-untyped-call]
+        yield TriggerEvent({"why": why})  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
         """Somebody acted on the task, or another triggerer has it: Airflow's word on the task decides which."""
