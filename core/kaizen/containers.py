@@ -123,6 +123,7 @@ class Call:
         ends: by what interrupts the caller, whether the container ends with it. Else it goes on under its lease, and
             the next attempt, or the reconciler, finds it.
         is_over: by an owner's name, whether its task has ended for good, as far as somebody can know.
+        is_deferred: by an owner's name, whether its task waits for its container without a process of its own.
         secrets: values by name that outrank this process's variables.
     """
 
@@ -130,6 +131,7 @@ class Call:
     log: Log
     ends: Callable[[BaseException], bool] = lambda interruption: isinstance(interruption, KeyboardInterrupt)
     is_over: Callable[[str], bool] = lambda _: False
+    is_deferred: Callable[[str], bool] = lambda _: False
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -35,7 +35,8 @@ def remove_containers(loop: Loop) -> Iterator[str]:
     if engine is not None:
         from kaizen.adapters.docker_orphans import remove_orphans
 
-        yield from remove_orphans(engine, loop.ledger, loop.caller.clock, loop.caller.call.is_over)
+        call = loop.caller.call
+        yield from remove_orphans(engine, loop.ledger, loop.caller.clock, call.is_over, call.is_deferred)
 
 
 def open_engine(loop: Loop) -> Engine | None:

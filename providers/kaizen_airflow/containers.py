@@ -36,9 +36,8 @@ _log = logging.getLogger(__name__)
 def call_of(task: BaseOperator, context: Context) -> Call:
     """What a task says of its containers."""
     ti: Any = context["ti"]
-    return Call(
-        owner_of(task, ti), Log(_tell, lambda name: _told_before(name, ti)), lambda why: _ends(why, ti), is_over
-    )
+    log = Log(_tell, lambda name: _told_before(name, ti))
+    return Call(owner_of(task, ti), log, lambda why: _ends(why, ti), is_over, is_deferred)
 
 
 def owner_of(task: BaseOperator, ti: Any) -> Owner:
@@ -70,11 +69,20 @@ def _duration(value: timedelta | float) -> timedelta:
 
 def is_over(owner: str) -> bool:
     """True if Airflow says that a task instance has ended for good; False also if it does not say."""
+    return _state_of(owner) in OVER
+
+
+def is_deferred(owner: str) -> bool:
+    """True if Airflow says that a task instance waits for a trigger; False also if it does not say."""
+    return _state_of(owner) == "deferred"
+
+
+def _state_of(owner: str) -> str | None:
     scheme, _, rest = owner.partition(":")
     parts = rest.split("/")
     if scheme != "airflow" or len(parts) != 4:
-        return False
-    return _state(*(unquote(part) for part in parts)) in OVER
+        return None
+    return _state(*(unquote(part) for part in parts))
 
 
 def _ends(why: BaseException, ti: Any) -> bool:

@@ -21,7 +21,12 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": "Kaizen", "python-modules": ["kaizen_airflow.hooks.kaizen"]}],
-        "triggers": [{"integration-name": "Kaizen", "python-modules": ["kaizen_airflow.triggers.landing"]}],
+        "triggers": [
+            {
+                "integration-name": "Kaizen",
+                "python-modules": [f"kaizen_airflow.triggers.{name}" for name in ("landing", "container")],
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "kaizen",

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
 import time
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from demo.airflow_service import AirflowService
-from tests.docker_engine import build_base_image
+from tests.docker.counting import Run, containers, counting_airflow
 
 from kaizen.containers import LABEL
 
 pytest.importorskip("airflow.providers.docker", reason="pip install 'kaizen-mlops[airflow-docker]'")
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120
-
-DAG_FILE = '''
-from datetime import timedelta
-from airflow.sdk import DAG
-from kaizen_airflow.operators.docker import DurableDockerOperator
-
-COUNT = """
-import signal, sys, time
-if {deaf}:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-for n in range({lines}):
-    print("line", n, flush=True)
-    time.sleep({every})
-sys.exit({exit})
-"""
-
-def count(dag_id, lines=1, every=0.0, exit=0, deaf=False, **operator):
-    with DAG(dag_id, schedule=None, max_active_runs=4):
-        DurableDockerOperator(
-            task_id="count", image="IMAGE", docker_url="HOST", mount_tmp_dir=False,
-            command=["python", "-c", COUNT.format(lines=lines, every=every, exit=exit, deaf=deaf)],
-            retry_delay=timedelta(seconds=0.5), **{"retries": 0, "auto_remove": "success", **operator},
-        )
-
+DAGS = """
 count("plain", lines=3)
 count("everything", lines=3, xcom_all=True, auto_remove="never")
 count("fails", lines=2, exit=3, retries=1)
@@ -54,76 +23,14 @@ count("no_command", retries=5, entrypoint=["/no/such/program"])
 count("long", lines=50, every=0.15, retries=200)
 count("deaf", lines=600, every=0.2, deaf=True, auto_remove="force")
 count("slow", lines=600, every=0.2, deaf=True, auto_remove="force", execution_timeout=timedelta(seconds=4))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
 def airflow(docker_engine, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("airflow")
-    dags = folder / "dags"
-    dags.mkdir()
-    text = DAG_FILE.replace("IMAGE", build_base_image(docker_engine)).replace("HOST", docker_engine.host)
-    (dags / "count.py").write_text(text)
-    paths = [str(ROOT / part) for part in ("core", "providers", "kedro_plugins")]
-    with AirflowService(
-        home=folder / "home",
-        dags=dags,
-        settings={"core.dags_are_paused_at_creation": "False"},
-        env={"PYTHONPATH": os.pathsep.join(paths), "KAIZEN_LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}"},
-        template=ROOT / "build" / "airflow-template",
-    ) as service:
+    with counting_airflow(docker_engine, tmp_path_factory.mktemp("airflow"), DAGS) as service:
         service.wait_for_dags(["plain", "slow"])
         yield service
-
-
-class Run:
-    """One run of a DAG with the one task ``count``."""
-
-    def __init__(self, airflow, dag):
-        self.airflow, self.dag, self.id = airflow, dag, airflow.trigger(dag)
-
-    @property
-    def task(self):
-        (task,) = self.airflow.task_instances(self.dag, self.id)
-        return task
-
-    def until(self, condition, what):
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, f"{what}: {self.task['state']}\n{self.log()}"
-            time.sleep(0.1)
-
-    def ended(self):
-        self.until(lambda: self.task["state"] in ("success", "failed", "skipped"), "the end")
-        return self.task["state"]
-
-    def log(self):
-        return "\n".join(self.lines(attempt) for attempt in range(1, self.task["try_number"] + 1))
-
-    def lines(self, attempt):
-        return self.airflow.task_log(self.dag, self.id, "count", attempt)
-
-    def counted(self):
-        """The container's lines in the logs of all attempts, joined."""
-        folder = self.airflow.home / "logs" / f"dag_id={self.dag}" / f"run_id={self.id}" / "task_id=count"
-        found = []
-        for attempt in range(1, self.task["try_number"] + 1):
-            path = folder / f"attempt={attempt}.log"
-            fields = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-            found += [f["event"] for f in fields if f.get("logger") == "kaizen.container" or "nth" in f]
-        return found
-
-    @property
-    def xcom(self):
-        path = f"/dags/{self.dag}/dagRuns/{quote(self.id)}/taskInstances/count/xcomEntries/return_value"
-        return self.airflow.api("GET", path)["value"]
-
-    def kill(self):
-        os.kill(self.task["pid"], signal.SIGKILL)
-
-
-def containers(api, *, everything=True):
-    return api.containers(all=everything, filters={"label": LABEL})
 
 
 def test_it_says_what_the_parent_says_and_cleans_up_after_itself(airflow, api):
@@ -175,7 +82,7 @@ def test_killed_again_and_again_it_is_one_container_and_every_line_is_told_once(
 def test_marked_failed_by_a_person_a_deaf_container_ends_soon(airflow, api):
     run = Run(airflow, "deaf")
     run.until(lambda: run.counted(), "the first line")
-    airflow.api("PATCH", f"/dags/deaf/dagRuns/{run.id}/taskInstances/count", {"new_state": "failed"})
+    run.mark_failed()
     began = time.monotonic()
     run.until(lambda: containers(api, everything=False) == [], "its end")
     assert time.monotonic() - began < 15
@@ -186,9 +93,7 @@ def test_cleared_while_it_runs_it_starts_over_with_another_container(airflow, ap
     run = Run(airflow, "long")
     run.until(lambda: run.counted(), "the first line")
     (before,) = containers(api)
-    which = {"dag_run_id": run.id, "task_ids": ["count"]}
-    how = {"dry_run": False, "only_failed": False, "only_running": False}
-    airflow.api("POST", "/dags/long/clearTaskInstances", {**which, **how})
+    run.clear()
     run.until(lambda: {c["Id"] for c in containers(api)} not in ({before["Id"]}, set()), "another container")
     assert run.ended() == "success"
     assert run.counted()[-50:] == [f"line {n}" for n in range(50)]

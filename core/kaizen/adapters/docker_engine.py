@@ -284,14 +284,15 @@ class Engine:
         """End it: SIGTERM, and SIGKILL after ``grace``. Returns when it has ended."""
         self.signal(container, "SIGTERM")
         until = time.monotonic() + grace.total_seconds()
-        while self._runs(container) and time.monotonic() < until:
+        while self.runs(container) and time.monotonic() < until:
             time.sleep(0.1)
         self.signal(container, "SIGKILL")
         until = time.monotonic() + CALL_TIMEOUT
-        while self._runs(container) and time.monotonic() < until:
+        while self.runs(container) and time.monotonic() < until:
             time.sleep(0.1)
 
-    def _runs(self, container: str) -> bool:
+    def runs(self, container: str) -> bool:
+        """True if it is there and has not ended."""
         found = self.find(container)
         return bool(found and found["State"]["Running"])
 
@@ -387,13 +388,13 @@ class Engine:
         """
         found = self.find(container)
         if found is None:
-            raise _removed(container)
+            raise removed(container)
         name = found["Name"].lstrip("/")
         mark, tail, peak, beat = caller.call.log.resume(name), deque[str](maxlen=_TAIL), 0, 0.0
         while True:
             found = self.find(container)
             if found is None:
-                raise _removed(container)
+                raise removed(container)
             running = found["State"]["Running"]
             clean = caller.call.log.clean
             for line in self._log(container, mark, clean, follow=running, tty=found["Config"]["Tty"]):
@@ -600,7 +601,8 @@ def _no_image(reference: str, said: str) -> StageFailed:
     )
 
 
-def _removed(container: str) -> StageFailed:
+def removed(container: str) -> StageFailed:
+    """What it means that a container is not there any more."""
     return Cause.ENDED_FROM_OUTSIDE.error(
         what="the container was removed from outside",
         where=f"container {container}",

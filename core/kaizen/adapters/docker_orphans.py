@@ -1,7 +1,8 @@
 """Containers of ours on an engine: who owns each, and the removal of those that nobody owns.
 
-An orphan is a container whose lease ran out, or whose task has ended for good. What carries our label but was never
-leased by this ledger belongs to another environment, or to a stranger, and is left alone.
+An orphan is a container whose lease ran out, or whose task has ended for good. A deferred task comes back however long
+its triggerer is away: what waits for it is none. What carries our label but was never leased by this ledger belongs to
+another environment, or to a stranger, and is left alone.
 """
 
 from __future__ import annotations
@@ -92,12 +93,18 @@ def find_containers(engine: Engine, ledger: Ledger, now: datetime) -> Iterator[F
         )
 
 
-def remove_orphans(engine: Engine, ledger: Ledger, clock: Clock, is_over: Callable[[str], bool]) -> Iterator[str]:
-    """End and remove what nobody owns; what was done, in words."""
+def remove_orphans(
+    engine: Engine,
+    ledger: Ledger,
+    clock: Clock,
+    is_over: Callable[[str], bool],
+    is_deferred: Callable[[str], bool] = lambda _: False,
+) -> Iterator[str]:
+    """End and remove what nobody owns; what was done, in words. The two questions are ``Call``'s."""
     for found in find_containers(engine, ledger, clock.now()):
         if not found.known or found.kept:
             continue
-        if found.lease and not is_over(found.owner):
+        if not is_over(found.owner) if found.lease else is_deferred(found.owner):
             continue
         why = f"its task {found.owner} is over" if found.lease else "its lease ran out"
         resource = lease_resource(engine.id, found.name)

@@ -14,12 +14,13 @@ from typing import Any
 
 from docker.errors import APIError
 
-from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted
+from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted, removed
 from kaizen.causes import Cause
+from kaizen.clock import Clock
 from kaizen.containers import LABEL, Caller, Interrupted, lease_resource
 from kaizen.errors import KaizenError, LeaseHeld, LedgerError
 from kaizen.faults import fault_point
-from kaizen.ledger import Lease
+from kaizen.ledger import Lease, Ledger
 from kaizen.records import ContainerRun
 
 QUICK = timedelta(seconds=2)
@@ -100,19 +101,36 @@ def find_adoptable(
 ) -> dict[str, Any] | None:
     """The container of this name that an earlier attempt left, running or ended, if it is to be gone on with.
 
-    ``set_aside`` frees the name of one whose failure was told before. One that was never started is made anew.
+    ``set_aside`` frees the name of one whose failure was told before. One that was never started is made anew, and so
+    is one of a base before this one: that its name is the same says nothing where somebody else gave it.
     """
     found = engine.find(name)
     if found is None or found["Config"]["Labels"].get(f"{LABEL}.owner") != caller.owner.name:
         # A stranger's is left alone, and refused when the name is asked for.
         return None
-    if found["State"]["Status"] == "created":
+    ended = found["State"]["Status"] in ("exited", "dead")
+    stale = int(found["Config"]["Labels"][f"{LABEL}.base"]) < caller.owner.base
+    if found["State"]["Status"] == "created" or (stale and not ended):
+        engine.stop(found["Id"], QUICK)
         engine.remove(found["Id"])
         return None
-    if found["State"]["Status"] in ("exited", "dead") and _was_told(caller, found["Id"]):
+    if ended and (stale or _was_told(caller, found["Id"])):
         set_aside(found)
         return None
     return found
+
+
+def find_held(engine: Engine, caller: Caller) -> tuple[str, str]:
+    """Id and name of the container whose lease this very attempt has.
+
+    Raises ``StageFailed`` KZ707 if there is none any more.
+    """
+    for found in engine.ours(owner=caller.owner.name, base=str(caller.owner.base)):
+        name = str(found["Names"][0].lstrip("/"))
+        lease = caller.ledger.lease(lease_resource(engine.id, name))
+        if lease and lease.holder == caller.owner.holder:
+            return str(found["Id"]), name
+    raise removed(f"of {caller.owner.name}")
 
 
 def start_or_adopt(
@@ -179,12 +197,7 @@ def attend(
         raise
     except BaseException as interruption:
         told = "it goes on, and the next attempt finds it"
-        if caller.call.ends(interruption) and _still_holds(caller, lease, ttl):
-            # Whoever interrupts a task does not wait for long.
-            engine.patience = QUICK.total_seconds()
-            engine.stop(container, min(grace, QUICK))
-            engine.remove(container)
-            caller.ledger.release(lease, caller.clock.now())
+        if caller.call.ends(interruption) and end_held(engine, container, caller.ledger, lease, caller.clock, grace):
             told = "it was ended"
         log.info("interrupted while container %s ran: %s", container[:12], told)
         if isinstance(interruption, Interrupted):
@@ -197,10 +210,15 @@ def attend(
         raise
 
 
-def _still_holds(caller: Caller, lease: Lease, ttl: timedelta) -> bool:
-    """False if a later attempt has the container, or nobody can say."""
+def end_held(engine: Engine, container: str, ledger: Ledger, lease: Lease, clock: Clock, grace: timedelta) -> bool:
+    """End and remove a container that nobody wants any more; False if a later attempt has it, or nobody can say."""
     try:
-        caller.ledger.renew(lease, ttl, caller.clock.now())
+        ledger.renew(lease, _HOLD, clock.now())
     except LedgerError:
         return False
+    # Whoever interrupts a task does not wait for long.
+    engine.patience = QUICK.total_seconds()
+    engine.stop(container, min(grace, QUICK))
+    engine.remove(container)
+    ledger.release(lease, clock.now())
     return True

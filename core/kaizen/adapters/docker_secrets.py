@@ -18,21 +18,24 @@ from kaizen.spec import PlaceSpec
 
 _COMMAND = ("python", "-m", "kaizen.secret_files", SECRETS)
 
+_TRAIN = ("train", "trial")
+"""What runs the training's own code."""
+
 log = logging.getLogger(__name__)
 
 
 def secrets_of(request: Request, place: PlaceSpec, caller: Caller) -> tuple[Secrets, PlaceSpec, Caller]:
     """The secrets that must be there for a stage; the place as it is for it; a caller whose log is told without them.
 
-    Only train gets secrets: what opens a stored model needs none. trigger refuses if they are missing: before anybody
-    decides to train.
+    Only train and its trials get secrets: what opens a stored model needs none. trigger refuses if they are missing:
+    before anybody decides to train.
 
     Raises ``UsageError`` KZ260, KZ261.
     """
-    names = place.secrets if request.stage in ("trigger", "train") else ()
+    names = place.secrets if request.stage in ("trigger", *_TRAIN) else ()
     secrets = find_secrets(names, caller.call.secrets, os.environ)
     log = replace(caller.call.log, clean=lambda text: clean_line(secrets.mask(text)))
-    place = place if request.stage == "train" else replace(place, secrets=())
+    place = place if request.stage in _TRAIN else replace(place, secrets=())
     return secrets, place, replace(caller, call=replace(caller.call, log=log))
 
 

@@ -54,6 +54,15 @@ class KaizenHook(BaseHook):
         given["ledger"] = _with_password(given["ledger"], connection.password)
         return EnvironmentSpec(**given)
 
+    def ledger_url(self) -> str:
+        """Where tasks without a spec keep leases: the connection's, KAIZEN_LEDGER_URL's, or a file in AIRFLOW_HOME."""
+        given = self.get_conn().ledger or os.environ.get("KAIZEN_LEDGER_URL")
+        if given:
+            return given
+        folder = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "kaizen"
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder / 'ledger.db'}"
+
     def get_secrets(self) -> dict[str, str]:
         """Values for ``place.secrets`` that the connection has; masked in every log from here on.
 

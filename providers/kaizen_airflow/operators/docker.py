@@ -7,19 +7,20 @@ Needs the Docker provider: ``pip install 'kaizen-mlops[airflow-docker]'``.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.docker.exceptions import DockerContainerFailedException, DockerContainerFailedSkipException
-from airflow.providers.docker.hooks.docker import DockerHook
 from airflow.providers.docker.operators.docker import DockerOperator
+from airflow.sdk import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 from docker.types import Mount
 
 from kaizen.adapters.docker_engine import Ended, Engine, Wanted
@@ -28,7 +29,9 @@ from kaizen.adapters.docker_runs import (
     attend,
     end_stale,
     find_adoptable,
+    find_held,
     keep_run,
+    lease_time,
     start_or_adopt,
     told_as_refusals,
 )
@@ -40,8 +43,10 @@ from kaizen.errors import StageFailed
 from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun
 from kaizen_airflow.containers import call_of
+from kaizen_airflow.engines import EngineAddress
 from kaizen_airflow.hooks.kaizen import KaizenHook
 from kaizen_airflow.operators.stage import RefusalPolicy
+from kaizen_airflow.triggers.container import OVERDUE, ContainerTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,6 +58,9 @@ _KEPT = {"never": "ended", "success": "failed", "force": ""}
 """By ``auto_remove``, which containers stay for somebody to look at."""
 PERMANENT = (Cause.BAD_IMAGE, Cause.OTHER_MACHINE, Cause.NO_IMAGE, Cause.NO_GPU, Cause.STRANGERS_NAME)
 """What no retry mends."""
+
+_MARGIN = timedelta(seconds=20)
+"""What a triggerer may be late by."""
 
 
 class DurableContainerFailed(DockerContainerFailedException):
@@ -84,15 +92,22 @@ class DurableDockerOperator(DockerOperator):
         kaizen_conn_id: connection that names the ledger, where leases of containers are; without one KAIZEN_LEDGER_URL,
             else a file below AIRFLOW_HOME.
         stop_timeout: seconds between SIGTERM and SIGKILL when the container is to end.
+        deferrable: wait for the container in the triggerer, without a worker's slot.
     """
 
     def __init__(
-        self, *, kaizen_conn_id: str = KaizenHook.default_conn_name, stop_timeout: float = 10.0, **kwargs: Any
+        self,
+        *,
+        kaizen_conn_id: str = KaizenHook.default_conn_name,
+        stop_timeout: float = 10.0,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", CausePolicy())
         super().__init__(**kwargs)
         self.kaizen_conn_id = kaizen_conn_id
         self.stop_timeout = stop_timeout
+        self.deferrable = deferrable
         # Only when Airflow knows of the success may the container go: a task that dies before is tried again.
         self.on_success_callback = [*_as_list(self.on_success_callback), _remove_ended]
         self._ended_name = ""
@@ -108,19 +123,69 @@ class DurableDockerOperator(DockerOperator):
     def execute(self, context: Context) -> list[str] | str | None:
         """Make the container or adopt it, attend it to its end, and return what it said."""
         self._normalize_mounts()
-        engine = Engine(str(self.docker_url), connect=self._connect)
-        with open_ledger(self._ledger_url()) as ledger:
-            caller = Caller(call_of(self, context), ledger, WallClock(), f"airflow/{self.dag_id}")
+        with self._at_work(context) as (engine, caller):
             wanted = self._wanted(engine, caller)
             lease = acquire(caller, engine, wanted.name)
-            grace = timedelta(seconds=self.stop_timeout)
-            end_stale(engine, caller, wanted.name, grace)
+            end_stale(engine, caller, wanted.name, self._grace)
             found = find_adoptable(engine, caller, wanted.name, set_aside=lambda told: self._set_aside(engine, told))
             container = start_or_adopt(engine, wanted, found, prepare=lambda _: None)
-            self.container = {"Id": container}
-            with self._interruptible():
-                ended = attend(engine, container, caller, lease, None, grace)
-            return self._outcome(engine, caller, lease, wanted, ended)
+            if self.deferrable and engine.runs(container):
+                self._defer(context, caller, lease, wanted.name, container)
+            return self._outcome(engine, caller, lease, self._attend(engine, caller, lease, container))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """As the parent does. A trigger that failed, or whose triggerer is away, is a bell like any other."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            return self.resume(context, {"why": OVERDUE})
+        except TaskDeferralError as failed:
+            self.log.warning("no triggerer can wait for the container, so the task does: %s", failed)
+            return self.resume(context, {"why": str(failed)})
+
+    @told_as_refusals()
+    def resume(self, context: Context, event: dict[str, str]) -> list[str] | str | None:
+        """Go on after a deferral: tell the log, and take what came of the container, as if it had been attended."""
+        with self._at_work(context) as (engine, caller):
+            container, name = find_held(engine, caller)
+            lease = acquire(caller, engine, name)
+            overdue = event["why"] == OVERDUE and engine.runs(container)
+            if overdue:
+                engine.stop(container, self._grace)
+            ended = self._attend(engine, caller, lease, container)
+            if overdue:
+                self._give_back(engine, caller.ledger, lease, remove=True)
+                raise AirflowTaskTimeout(f"execution_timeout: {self.execution_timeout}; container {name} was ended")
+            return self._outcome(engine, caller, lease, ended)
+
+    def _attend(self, engine: Engine, caller: Caller, lease: Lease, container: str) -> Ended:
+        self.container = {"Id": container}
+        with self._interruptible():
+            return attend(engine, container, caller, lease, None, self._grace)
+
+    def _defer(self, context: Context, caller: Caller, lease: Lease, name: str, container: str) -> NoReturn:
+        """Give the worker's slot back until there is something to do; the log is told then."""
+        self.log.info("deferred; the log is told when the container has ended. Until then: docker logs -f %s", name)
+        deadline = context["ti"].start_date + self.execution_timeout if self.execution_timeout else None
+        trigger = ContainerTrigger(
+            engine=asdict(EngineAddress.of(self)),
+            kaizen_conn_id=self.kaizen_conn_id,
+            container=container,
+            name=name,
+            resource=lease.resource,
+            holder=lease.holder,
+            epoch=lease.epoch,
+            patience=lease_time(caller).total_seconds(),
+            grace=self.stop_timeout,
+            deadline=deadline.isoformat() if deadline else None,
+        )
+        # Airflow's own limit, for when no triggerer is there to keep the deadline.
+        timeout = deadline + _MARGIN - datetime.now(UTC) if deadline else None
+        self.defer(trigger=trigger, method_name="resume", timeout=timeout)
+
+    @property
+    def _grace(self) -> timedelta:
+        return timedelta(seconds=self.stop_timeout)
 
     def on_kill(self) -> None:
         """A signal says nothing: whoever follows a container asks Airflow what is meant."""
@@ -135,25 +200,14 @@ class DurableDockerOperator(DockerOperator):
         finally:
             self._following = False
 
-    def _connect(self, timeout: float) -> APIClient:
-        """A client as the parent's hook makes them, with this time limit of one call."""
-        tls = DockerHook.construct_tls_config(
-            ca_cert=self.tls_ca_cert,
-            client_cert=self.tls_client_cert,
-            client_key=self.tls_client_key,
-            verify=self.tls_verify,
-            assert_hostname=self.tls_hostname,
-            ssl_version=self.tls_ssl_version,
-        )
-        return DockerHook(self.docker_conn_id, self.docker_url, self.api_version, tls, int(timeout)).api_client
+    @contextmanager
+    def _at_work(self, context: Context) -> Iterator[tuple[Engine, Caller]]:
+        engine = EngineAddress.of(self).open()
+        with self._ledger() as ledger:
+            yield engine, Caller(call_of(self, context), ledger, WallClock(), f"airflow/{self.dag_id}")
 
-    def _ledger_url(self) -> str:
-        given = KaizenHook(self.kaizen_conn_id).get_conn().ledger or os.environ.get("KAIZEN_LEDGER_URL")
-        if given:
-            return given
-        folder = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "kaizen"
-        folder.mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{folder / 'ledger.db'}"
+    def _ledger(self) -> AbstractContextManager[Ledger]:
+        return open_ledger(KaizenHook(self.kaizen_conn_id).ledger_url())
 
     # What the parent would make.
 
@@ -202,15 +256,13 @@ class DurableDockerOperator(DockerOperator):
 
     # What came of it.
 
-    def _outcome(
-        self, engine: Engine, caller: Caller, lease: Lease, wanted: Wanted, ended: Ended
-    ) -> list[str] | str | None:
+    def _outcome(self, engine: Engine, caller: Caller, lease: Lease, ended: Ended) -> list[str] | str | None:
         code = int(ended.state["ExitCode"])
         failure = self._failure(ended) if code else None
-        keep_run(caller, ended.id, self._record(wanted, ended, failure))
+        keep_run(caller, ended.id, self._record(ended, failure))
         if failure is None:
             value = self._value(engine, ended)
-            self._ended_name = wanted.name
+            self._ended_name = ended.name
             return value
         said: list[str | bytes] = list(self._log_lines(engine, ended.id))
         self._give_back(engine, caller.ledger, lease, remove=self.auto_remove == "force")
@@ -224,8 +276,8 @@ class DurableDockerOperator(DockerOperator):
         """Give back what a container that succeeded held; Airflow knows of the success."""
         if not self._ended_name:
             return
-        engine = Engine(str(self.docker_url), connect=self._connect, patience=10)
-        with open_ledger(self._ledger_url()) as ledger:
+        engine = EngineAddress.of(self).open(patience=10)
+        with self._ledger() as ledger:
             lease = ledger.lease(lease_resource(engine.id, self._ended_name))
             if lease is not None:
                 self._give_back(engine, ledger, lease, remove=self.auto_remove != "never")
@@ -237,13 +289,13 @@ class DurableDockerOperator(DockerOperator):
             shutil.rmtree(self._tmp_dir_of(name), ignore_errors=True)
         ledger.release(lease, WallClock().now())
 
-    def _record(self, wanted: Wanted, ended: Ended, failure: StageFailed | None) -> ContainerRun:
+    def _record(self, ended: Ended, failure: StageFailed | None) -> ContainerRun:
         return ContainerRun(
-            container=wanted.name,
+            container=ended.name,
             stage=self.task_id,
             turn="",
             image=str(self.image),
-            image_id=wanted.config["Image"],
+            image_id=ended.labels[f"{LABEL}.image"],
             opened=(),
             exit_code=int(ended.state["ExitCode"]),
             cause=failure.code if failure else "",
