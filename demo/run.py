@@ -52,18 +52,27 @@ def main() -> int:
         type=lambda path: str(Path(path).absolute()),
         help="run Airflow by this Python, which needs only kaizen-mlops[airflow]; stages run by the present one",
     )
+    parser.add_argument("--image", help="run stages in containers of this image, made by `kaizen image build`")
+    parser.add_argument("--engine", default="", metavar="URL", help="of the Docker engine; default: this machine's")
     parser.add_argument("--ui", action="store_true", help="leave Airflow running until Ctrl-C")
     arguments = parser.parse_args()
     with sigterm_exits():
-        return demo(arguments.out.resolve(), arguments.months, ui=arguments.ui, apart=arguments.apart)
+        return demo(
+            arguments.out.resolve(), arguments.months, _place(arguments), ui=arguments.ui, apart=arguments.apart
+        )
 
 
-def demo(out: Path, months: int, *, ui: bool = False, apart: str | None = None) -> int:
+def _place(arguments: argparse.Namespace) -> dict[str, str]:
+    if arguments.image:
+        return {"mode": "docker", "image": arguments.image, "engine": arguments.engine}
+    return {"mode": "python", "interpreter": sys.executable} if arguments.apart else {"mode": "in_process"}
+
+
+def demo(out: Path, months: int, place: dict[str, str], *, ui: bool = False, apart: str | None = None) -> int:
     """Land ``months`` months below ``out`` while a real Airflow works; 0 if all went as in the backtest."""
     began = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    place = {"mode": "python", "interpreter": sys.executable} if apart else {"mode": "in_process"}
     spec_file, history = _make_project(out, months, place)
     spec = load_spec(spec_file, "local")
     with _replaying(spec_file, out / "backtest", months) as twin, _airflow(out, apart or sys.executable) as airflow:

@@ -257,6 +257,19 @@ def test_a_turn_in_containers_of_the_image_makes_a_champion_and_leaves_nothing(
     assert api.volumes()["Volumes"] in (None, [])
 
 
+@pytest.mark.soak
+def test_the_flights_year_in_containers_decides_as_the_backtest_does_in_one_process(
+    docker: DockerEngine, built: tuple[list[str], Ended], tmp_path: Path
+) -> None:
+    where = ["--image", IMAGE, "--engine", docker.host, "--out", str(tmp_path / "demo")]
+    succeed(call(ROOT, "demo.run", *where))
+    told = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert len(told["months"]) == 12
+    assert told["differences"] == []
+    assert set(told["dag_runs"]) == {"success"}
+    assert docker.client.api.containers(all=True) == []
+
+
 CALL = """
 import os
 from pathlib import Path
