@@ -63,6 +63,18 @@ def build_images(engine: DockerEngine) -> dict[str, str]:
     }
 
 
+def build_stage_image(engine: DockerEngine, tag: str, base: str, project: Path) -> None:
+    """The image of a project's stages: the stand-in for Airflow has all libraries that it needs."""
+    dockerfile = f"""FROM {base}
+USER 0:0
+COPY files/project /opt/project
+ENV KAIZEN_PROJECT=/opt/project HOME=/tmp
+WORKDIR /opt/project
+USER 65532:65532
+"""
+    _build(engine, tag, dockerfile, _tree(project, "project", skip=r"^/(landing|\.kaizen|data)(/|$)"))
+
+
 def _postgres(base: str) -> str:
     return f"""FROM {base}
 RUN groupadd --gid 999 postgres && useradd --uid 999 --gid 999 --home-dir /var/lib/postgresql postgres \\

@@ -1,4 +1,7 @@
-"""The stack on a real engine, with stand-ins for the official images: healthy, closed, and two months of flights."""
+"""The stack on a real engine, with stand-ins for the official images: healthy, closed, and three months of flights.
+
+The flights' stages run in containers beside the stack, which the scheduler starts through the proxy.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,24 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 from demo import run as demo
 from demo.airflow_client import AirflowClient
 from demo.airflow_service import _free_port
-from tests.docker.stack_images import build_images
+from tests.docker.stack_images import build_images, build_stage_image
 from tests.docker.test_stack import COPIED, SERVICES, compose, make_secrets, secrets_of
 from tests.docker_engine import DockerEngine, find_dockerd
 from tests.services import NotInstalledError
 
+from kaizen.containers import LABEL
 from kaizen.loop import open_loop
-from kaizen.records import Promotion
+from kaizen.records import ContainerRun, Promotion
 from kaizen.spec import load_spec
 
 pytestmark = pytest.mark.soak
 ROOT = Path(__file__).parents[2]
 ENDED = ("postgres-init", "airflow-init")
+STAGES = "flights-train:1"
 
 
 class Engine(DockerEngine):
@@ -75,6 +81,11 @@ class Stack:
     def _is_healthy(self, service):
         return self.container(service).attrs["State"].get("Health", {}).get("Status") == "healthy"
 
+    @property
+    def airflow_image(self):
+        """The tag of the image that compose built for Airflow."""
+        return yaml.safe_load(self("config"))["services"]["airflow-scheduler"]["image"]
+
     def address(self, service):
         networks = self.container(service).attrs["NetworkSettings"]["Networks"]
         return networks["kaizen_default"]["IPAddress"]
@@ -89,7 +100,7 @@ class Stack:
 def flights(tmp_path_factory):
     """A loop in a folder of loops, and the months that will land."""
     folder = tmp_path_factory.mktemp("loops")
-    made = demo._make_project(folder, 2, {"mode": "in_process"})
+    made = demo._make_project(folder, 3, {"mode": "docker", "image": STAGES, "memory": "2g"})
     return folder, *made
 
 
@@ -113,6 +124,7 @@ def stack(tmp_path_factory, flights):
     with Engine() as engine:
         found = Stack(folder, engine, build_images(engine))
         found("build", "--quiet")
+        build_stage_image(engine, STAGES, found.airflow_image, folder / "loops/flights")
         found("up", "--detach")
         found.wait_healthy()
         yield found
@@ -201,6 +213,12 @@ def test_the_flights_are_scheduled_and_survive_a_restart(stack, flights, tmp_pat
     before = champion(spec_file)
     assert before
     assert {run["state"] for run in stack.airflow.dag_runs()} == {"success"}
+    with open_loop(spec_file, env="local") as loop:
+        events = loop.ledger.events(loop.name, kind=ContainerRun.__name__)
+        ran = [ContainerRun.from_json(event.payload) for event in events]
+    assert {run.stage for run in ran} == {"trigger", "train", "evaluate", "deploy", "score"}
+    assert {(run.cause, run.image) for run in ran} == {("", STAGES)}
+    assert stack.engine.client.api.containers(all=True, filters={"label": LABEL}) == []
     code, told = stack.inside("airflow-scheduler", "kaizen", "status")
     assert (code, "nyc/flights" in told) == (0, True), told
     stack("down")
