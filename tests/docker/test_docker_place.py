@@ -320,6 +320,7 @@ def test_an_orphan_is_removed_and_nobody_elses_container(tmp_path, ledger, place
     engine = Engine(docker_engine.host)
     never = lambda _: False  # noqa: E731
     assert list(remove_orphans(engine, ledger, WallClock(), never)) == []
+    assert list(remove_orphans(engine, ledger, Later(seconds=61), never, lambda _: True)) == []
     done = list(remove_orphans(engine, ledger, Later(seconds=61), never))
     assert [line.partition(" (")[0] for line in done] == [f"removed container {ours['Names'][0][1:]} of a/loop"]
     assert "its lease ran out" in done[0]

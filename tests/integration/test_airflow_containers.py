@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from kaizen.containers import Interrupted, LogLine, Mark
-from kaizen_airflow.containers import call_of, is_over, owner_of
+from kaizen_airflow.containers import call_of, is_deferred, is_over, owner_of
 
 
 def task_instance(**facts):
@@ -109,6 +109,15 @@ def test_the_reconciler_asks_for_a_task_by_its_owners_name(task, states):
     assert states.asked[1]["map_index"] == 3
     assert is_over("shell:nyc/flights") is False
     assert is_over("airflow:broken") is False
+
+
+def test_the_reconciler_asks_whether_a_task_waits_for_a_trigger(task, states):
+    name = owner_of(task, task_instance()).name
+    states.known["group.train"] = "deferred"
+    assert (is_deferred(name), is_over(name)) == (True, False)
+    states.known["group.train"] = "queued"
+    assert is_deferred(name) is False
+    assert is_deferred("shell:nyc/flights") is False
 
 
 def test_a_log_is_found_where_the_last_attempt_that_told_some_left_it(task, tmp_path, monkeypatch):
