@@ -370,9 +370,10 @@ class Engine:
                     tail.append(line.text)
                     caller.call.log.tell(name, line, mark)
                 if time.monotonic() - beat >= HEARTBEAT:
+                    # At the first one it has used nothing yet, and to be asked costs a short one its time again.
+                    peak = max(peak, self._peak(container) if running and beat else 0)
                     beat = time.monotonic()
                     lease = _renew(caller, lease, ttl)
-                    peak = max(peak, self._peak(container) if running else 0)
                     self._refuse_overdue(container, found, deadline)
                     if running:
                         watch(container, ttl)
