@@ -10,6 +10,7 @@ JOBS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.ready
+TORCH := .venv/.torch
 OLDEST := build/oldest
 APART := build/apart
 SMOKED := core airflow kedro all
@@ -73,10 +74,15 @@ backtest: setup ## replay the flights of 2013 through a new project: build/fligh
 	$(BIN)/kedro new --starter=kaizen-flights --config build/flights.yml --telemetry no
 	$(BIN)/kaizen backtest build/flights/conf/base/kaizen.yml --out build/backtest
 
-bench: setup ## run every benchmark, ours and the peers' side by side
+# Hundreds of MiB that only the example in docs/examples/torch_flights needs.
+$(TORCH): constraints/torch.txt $(READY)
+	$(BIN)/python $(PIP) install -c constraints/dev.txt -c constraints/torch.txt --no-build-isolation -e '.[torch]'
+	touch $@
+
+bench: setup $(TORCH) ## run every benchmark, ours and the peers' side by side
 	set -e; for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each; done
 
-soak: setup $(OLDEST)/.ready ## long campaigns with more seeds, then the tests on the oldest supported versions
+soak: setup $(OLDEST)/.ready $(TORCH) ## long campaigns with more seeds, then the tests on the oldest supported versions
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '' --hypothesis-profile soak
 	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/packaging
 	$(MAKE) demo-apart

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 
@@ -224,13 +224,35 @@ def test_frames_are_read_as_lines_also_when_parts_of_long_ones_are_mixed():
     from kaizen.adapters.docker_engine import read_frames, read_lines
 
     data = frame(1, "1 long ") + frame(2, "2 error\n") + frame(1, "3 line\n") + frame(1, "4 end")
-    found = list(read_frames(io.BytesIO(data), ended=True))
+    found = list(read_frames([data], ended=True))
     assert found == [LogLine("2", True, "error"), LogLine("3", False, "long line"), LogLine("4", False, "end")]
+    assert list(read_frames([data[n : n + 3] for n in range(0, len(data), 3)], ended=True)) == found
     # Cut anywhere while the process runs, it tells no part of a line.
     for end in range(len(data) + 1):
-        told = list(read_frames(io.BytesIO(data[:end]), ended=False))
+        told = list(read_frames([data[:end]], ended=False))
         assert told == found[: len(told)]
         assert len(told) < 3
     lines = b"1 one\r\n2 two"
-    assert list(read_lines(io.BytesIO(lines), ended=False)) == [LogLine("1", False, "one")]
-    assert list(read_lines(io.BytesIO(lines), ended=True))[1:] == [LogLine("2", False, "two")]
+    assert list(read_lines([lines], ended=False)) == [LogLine("1", False, "one")]
+    assert list(read_lines([lines], ended=True))[1:] == [LogLine("2", False, "two")]
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_of_an_endless_line_only_so_much_is_kept(tty):
+    pytest.importorskip("docker", reason="the adapter needs the Docker SDK: pip install 'kaizen-mlops[docker]'")
+    from kaizen.adapters.docker_engine import read_frames, read_lines
+
+    def pieces(text="x" * (1 << 20)):
+        yield b"1 " if tty else b""
+        for _ in range(32):
+            yield text.encode() if tty else frame(1, f"1 {text}")
+        yield b"\n" if tty else frame(1, "2 end\n")
+
+    tracemalloc.start()
+    try:
+        (line,) = (read_lines if tty else read_frames)(pieces(), ended=True)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert line.text.endswith("more characters)")
+    assert most < 20 << 20

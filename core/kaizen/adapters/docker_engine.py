@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -403,9 +403,10 @@ class Engine:
                     tail.append(line.text)
                     caller.call.log.tell(name, line, mark)
                 if time.monotonic() - beat >= HEARTBEAT:
+                    # At the first one it has used nothing yet, and to be asked costs a short one its time again.
+                    peak = max(peak, self._peak(container) if running and beat else 0)
                     beat = time.monotonic()
                     lease = _renew(caller, lease, ttl)
-                    peak = max(peak, self._peak(container) if running else 0)
                     self._refuse_overdue(container, found, deadline)
                     if running:
                         watch(container, ttl)
@@ -426,7 +427,7 @@ class Engine:
                 if response.status_code != 200:
                     return
                 yield None
-                for line in (read_lines if tty else read_frames)(response.raw, ended=not follow, clean=clean):
+                for line in (read_lines if tty else read_frames)(_arrived(response.raw), ended=not follow, clean=clean):
                     if line.at < mark.at:
                         continue
                     if line.at == mark.at and skip > 0:
@@ -468,17 +469,16 @@ def _renew(caller: Caller, lease: Lease, ttl: timedelta) -> Lease:
         return lease
 
 
-def read_frames(stream: Any, *, ended: bool, clean: Callable[[str], str] = clean_line) -> Iterator[LogLine]:
-    """The lines in the engine's multiplexed log: frames of 8 bytes of header (stream, length) and that many bytes.
+def read_frames(pieces: Iterable[bytes], *, ended: bool, clean: Callable[[str], str] = clean_line) -> Iterator[LogLine]:
+    """The lines in the pieces of the engine's multiplexed log, whose frames name their stream.
 
     A frame without a newline at its end is a part of a long line: its rest follows with a time of its own. Only when
     the process has ``ended`` may the last line lack it; before, a part is not told.
     """
     parts: dict[int, list[str]] = {1: [], 2: []}
     size: dict[int, int] = {1: 0, 2: 0}
-    while header := _exactly(stream, 8):
-        kind, length = header[0], int.from_bytes(header[4:], "big")
-        at, _, text = _exactly(stream, length).decode("utf-8", "replace").partition(" ")
+    for kind, frame in _frames(pieces):
+        at, _, text = frame.decode("utf-8", "replace").partition(" ")
         kept = parts.setdefault(kind, [])
         # Of an endless line only so much is kept; the rest is counted.
         if size.setdefault(kind, 0) < 4 * _CHUNK:
@@ -492,14 +492,30 @@ def read_frames(stream: Any, *, ended: bool, clean: Callable[[str], str] = clean
             yield LogLine(at, kind == 2, clean("".join(kept)))
 
 
-def read_lines(stream: Any, *, ended: bool, clean: Callable[[str], str] = clean_line) -> Iterator[LogLine]:
+def _frames(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Stream and content of each whole frame: 8 bytes of header (stream, length) and that many bytes."""
+    data = b""
+    for piece in pieces:
+        data, start = data + piece, 0
+        while (begin := start + 8) <= len(data):
+            end = begin + int.from_bytes(data[start + 4 : begin], "big")
+            if end > len(data):
+                break
+            yield data[start], data[begin:end]
+            start = end
+        data = data[start:]
+
+
+def read_lines(pieces: Iterable[bytes], *, ended: bool, clean: Callable[[str], str] = clean_line) -> Iterator[LogLine]:
     """The lines of a container with a terminal: its log has no frames and one stream."""
     rest = b""
-    while chunk := stream.read1(_CHUNK) if hasattr(stream, "read1") else stream.read(_CHUNK):
-        *lines, rest = (rest + chunk).split(b"\n")
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             at, _, text = line.decode("utf-8", "replace").partition(" ")
             yield LogLine(at, False, clean(text))
+        # Of an endless line only so much is kept.
+        rest = rest[: 4 * _CHUNK]
     if rest and ended:
         at, _, text = rest.decode("utf-8", "replace").partition(" ")
         yield LogLine(at, False, clean(text))
@@ -517,14 +533,9 @@ def _exchange(stream: Any, data: bytes) -> str:
     return said.decode("utf-8", "replace")
 
 
-def _exactly(stream: Any, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        more = stream.read(length - len(data))
-        if not more:
-            return b""
-        data += more
-    return data
+def _arrived(raw: Any) -> Iterator[bytes]:
+    """What an answer brings, as soon as it is here: the engine sends each line as a chunk of its own."""
+    return raw.stream(_CHUNK) if raw.chunked else iter(lambda: raw.read1(_CHUNK), b"")
 
 
 def _since(at: str) -> str:
