@@ -396,22 +396,27 @@ def parse_spec(values: dict[str, Any], where: str) -> Spec:
     try:
         spec = codec.decode(Spec, values)
     except codec.DecodeError as error:
-        codes = {"unknown key": "KZ303", "missing key": "KZ305"}
-        action = f"did you mean {error.hint!r}?" if error.hint else "correct the key; docs/reference/spec.md lists all"
-        raise SpecError(
-            codes.get(error.what, "KZ304"),
-            error.what,
-            where=f"{where}: {error.path}",
-            # Somebody may have written a value there.
-            value=None if error.path.startswith("place.secrets") else error.value,
-            limit=error.limit,
-            action=action,
-        ) from None
+        raise not_decoded(error, where) from None
     from kaizen.spec_problems import problems
 
     for p in problems(spec):
         raise SpecError(p.code, p.what, where=f"{where}: {p.key}", value=p.value, limit=p.limit, action=p.action)
     return spec
+
+
+def not_decoded(error: codec.DecodeError, where: str) -> SpecError:
+    """What the codec found wrong in what ``where`` names, as the refusal of a spec."""
+    codes = {"unknown key": "KZ303", "missing key": "KZ305"}
+    action = f"did you mean {error.hint!r}?" if error.hint else "correct the key; docs/reference/spec.md lists all"
+    return SpecError(
+        codes.get(error.what, "KZ304"),
+        error.what,
+        where=f"{where}: {error.path}",
+        # Somebody may have written a value there.
+        value=None if error.path.startswith("place.secrets") else error.value,
+        limit=error.limit,
+        action=action,
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def problems(spec: Spec) -> list[Problem]:
         *_feature_problems(spec),
         *_gate_problems(spec),
         *_range_problems(spec),
-        *_place_problems(spec.place),
+        *place_problems(spec.place),
         *(_tune_problems(spec.tune) if spec.tune else []),
         *_secret_problems(spec.place),
     ]
@@ -238,7 +238,7 @@ def _range_problems(spec: Spec) -> list[Problem]:
 _NEEDS = {"python": ("interpreter", "name the other environment's python"), "docker": ("image", "name the image")}
 
 
-def _place_problems(place: PlaceSpec) -> list[Problem]:
+def place_problems(place: PlaceSpec) -> list[Problem]:
     """What a place lacks, sizes that are none, and walls that are gone around instead of opened."""
     found: list[Problem] = []
     key, action = _NEEDS.get(place.mode, ("", ""))

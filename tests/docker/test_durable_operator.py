@@ -12,7 +12,7 @@ from kaizen.containers import LABEL
 
 pytest.importorskip("airflow.providers.docker", reason="pip install 'kaizen-mlops[airflow-docker]'")
 
-DAGS = """
+DAGS = '''
 count("plain", lines=3)
 count("everything", lines=3, xcom_all=True, auto_remove="never")
 count("fails", lines=2, exit=3, retries=1)
@@ -23,7 +23,32 @@ count("no_command", retries=5, entrypoint=["/no/such/program"])
 count("long", lines=50, every=0.15, retries=200)
 count("deaf", lines=600, every=0.2, deaf=True, auto_remove="force")
 count("slow", lines=600, every=0.2, deaf=True, auto_remove="force", execution_timeout=timedelta(seconds=4))
+
+LEAVE = """
+import json, os, sys
+from pathlib import Path
+STATUS = Path("/proc/self/status")
+print("not the result", file=sys.stderr)
+def writes(path):
+    try:
+        Path(path, "probe").touch()
+    except OSError:
+        return False
+    return True
+seen = {"uid": os.getuid(), "root": writes("/usr"), "tmp": writes("/tmp"), "caps": STATUS.read_text()}
+text = {"leaves": json.dumps(seen), "tears": '{"auc": 0.', "lies": '{"auc": NaN}'}.get(sys.argv[1])
+if text:
+    Path(os.environ["KAIZEN_RESULT"]).write_text(text)
 """
+for dag_id in ("leaves", "tears", "lies", "forgets"):
+    with DAG(dag_id, schedule=None):
+        DurableDockerOperator(
+            task_id="count", image="IMAGE", docker_url="HOST", command=["python", "-c", LEAVE, dag_id],
+            walls={"memory": "64m"}, result_file=True, auto_remove="force",
+        )
+with DAG("opens", schedule=None):
+    DurableDockerOperator(task_id="count", image="IMAGE", docker_url="HOST", command="true", walls={}, privileged=True)
+'''
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +72,21 @@ def test_it_says_what_the_parent_says_and_cleans_up_after_itself(airflow, api):
     runs["plain"].until(lambda: len(containers(api)) == 2, "removal")
     # auto_remove="never", and a failure under "success", stay for somebody to look at.
     assert sorted(c["Labels"][f"{LABEL}.loop"] for c in containers(api)) == ["airflow/everything", "airflow/skips"]
+
+
+def test_behind_walls_it_has_its_result_from_a_file_or_fails(airflow, api):
+    runs = {dag: Run(airflow, dag) for dag in ("leaves", "tears", "lies", "forgets", "opens")}
+    ended = {dag: run.ended() for dag, run in runs.items()}
+    assert ended == {dag: "success" if dag == "leaves" else "failed" for dag in runs}
+    seen = runs["leaves"].xcom
+    assert (seen["uid"], seen["root"], seen["tmp"]) == (65532, False, True)
+    assert "CapEff:\t0000000000000000" in seen["caps"]
+    assert "KZ718" in runs["tears"].log()
+    assert "NaN is no JSON number" in runs["lies"].log()
+    assert "KZ703" in runs["forgets"].log()
+    assert "KZ319" in runs["opens"].log()
+    runs["leaves"].until(lambda: not containers(api), "removal")
+    assert not api.volumes(filters={"label": LABEL})["Volumes"]
 
 
 def test_causes_decide_whether_a_retry_makes_sense(airflow, api):

@@ -8,12 +8,14 @@ Needs the Docker provider: ``pip install 'kaizen-mlops[airflow-docker]'``.
 from __future__ import annotations
 
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.docker.exceptions import DockerContainerFailedException, DockerContainerFailedSkipException
@@ -23,7 +25,7 @@ from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 from docker.types import Mount
 
-from kaizen.adapters.docker_engine import Ended, Engine, Wanted
+from kaizen.adapters.docker_engine import Ended, Engine, Wanted, parse_result
 from kaizen.adapters.docker_runs import (
     acquire,
     attend,
@@ -35,13 +37,26 @@ from kaizen.adapters.docker_runs import (
     start_or_adopt,
     told_as_refusals,
 )
+from kaizen.bridge import RESULT
 from kaizen.canonical import digest
 from kaizen.causes import Cause
 from kaizen.clock import WallClock
-from kaizen.containers import LABEL, Caller, Interrupted, labels, lease_resource, why_ended, work_name
+from kaizen.containers import (
+    LABEL,
+    MOUNT,
+    Caller,
+    Interrupted,
+    format_size,
+    labels,
+    lease_resource,
+    why_ended,
+    work_name,
+)
 from kaizen.errors import StageFailed
 from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun
+from kaizen.spec import PlaceSpec
+from kaizen.walls import put_up, read_walls
 from kaizen_airflow.containers import call_of
 from kaizen_airflow.engines import EngineAddress
 from kaizen_airflow.hooks.kaizen import KaizenHook
@@ -59,6 +74,11 @@ _KEPT = {"never": "ended", "success": "failed", "force": ""}
 PERMANENT = (Cause.BAD_IMAGE, Cause.OTHER_MACHINE, Cause.NO_IMAGE, Cause.NO_GPU, Cause.STRANGERS_NAME)
 """What no retry mends."""
 
+RESULT_VARIABLE = "KAIZEN_RESULT"
+"""Names the file, inside the container, in which a result is expected."""
+
+MAX_XCOM = 64 * 1024
+"""Bytes of a result file: it goes into Airflow's database."""
 _MARGIN = timedelta(seconds=20)
 """What a triggerer may be late by."""
 
@@ -93,6 +113,10 @@ class DurableDockerOperator(DockerOperator):
             else a file below AIRFLOW_HOME.
         stop_timeout: seconds between SIGTERM and SIGKILL when the container is to end.
         deferrable: wait for the container in the triggerer, without a worker's slot.
+        walls: keys of ``place`` in ``kaizen.yml``, such as ``{"memory": "8g", "opened": ["network"]}``: the container
+            runs behind the walls of ``place: {mode: docker}``, with these; {} for its defaults. None: without.
+        result_file: the XCom value is the JSON in the file that the variable KAIZEN_RESULT names inside the container,
+            instead of what the log says. A container that leaves none has failed.
     """
 
     def __init__(
@@ -101,13 +125,20 @@ class DurableDockerOperator(DockerOperator):
         kaizen_conn_id: str = KaizenHook.default_conn_name,
         stop_timeout: float = 10.0,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        walls: Mapping[str, Any] | None = None,
+        result_file: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", CausePolicy())
+        if walls is not None:
+            # The parent's folder for large files is one of the host's.
+            kwargs.setdefault("mount_tmp_dir", False)
         super().__init__(**kwargs)
         self.kaizen_conn_id = kaizen_conn_id
         self.stop_timeout = stop_timeout
         self.deferrable = deferrable
+        self.walls = walls
+        self.result_file = result_file
         # Only when Airflow knows of the success may the container go: a task that dies before is tried again.
         self.on_success_callback = [*_as_list(self.on_success_callback), _remove_ended]
         self._ended_name = ""
@@ -120,7 +151,7 @@ class DurableDockerOperator(DockerOperator):
         return self._planner or super().cli
 
     @told_as_refusals()
-    def execute(self, context: Context) -> list[str] | str | None:
+    def execute(self, context: Context) -> Any:
         """Make the container or adopt it, attend it to its end, and return what it said."""
         self._normalize_mounts()
         with self._at_work(context) as (engine, caller):
@@ -128,7 +159,7 @@ class DurableDockerOperator(DockerOperator):
             lease = acquire(caller, engine, wanted.name)
             end_stale(engine, caller, wanted.name, self._grace)
             found = find_adoptable(engine, caller, wanted.name, set_aside=lambda told: self._set_aside(engine, told))
-            container = start_or_adopt(engine, wanted, found, prepare=lambda _: None)
+            container = start_or_adopt(engine, wanted, found, prepare=lambda made: self._prepare(engine, made))
             if self.deferrable and engine.runs(container):
                 self._defer(context, caller, lease, wanted.name, container)
             return self._outcome(engine, caller, lease, self._attend(engine, caller, lease, container))
@@ -144,7 +175,7 @@ class DurableDockerOperator(DockerOperator):
             return self.resume(context, {"why": str(failed)})
 
     @told_as_refusals()
-    def resume(self, context: Context, event: dict[str, str]) -> list[str] | str | None:
+    def resume(self, context: Context, event: dict[str, str]) -> Any:
         """Go on after a deferral: tell the log, and take what came of the container, as if it had been attended."""
         with self._at_work(context) as (engine, caller):
             container, name = find_held(engine, caller)
@@ -214,7 +245,8 @@ class DurableDockerOperator(DockerOperator):
     def _wanted(self, engine: Engine, caller: Caller) -> Wanted:
         config = self._plan(engine, None)
         # Values of secrets are left out: a digest of a short one would tell it.
-        work = digest([str(self.image), {**config, "Env": sorted(f"{k}={v}" for k, v in self.environment.items())}])
+        asked = {**config, "Env": sorted(f"{k}={v}" for k, v in self.environment.items())}
+        work = digest([str(self.image), asked, *self._options()])
         name = self.container_name or work_name(caller.owner, work)
         if self.mount_tmp_dir:
             # It lives as long as the container, not as long as this process.
@@ -225,10 +257,42 @@ class DurableDockerOperator(DockerOperator):
             engine.pull(str(self.image))
         config["Image"] = engine.pin(str(self.image))
         config["HostConfig"].setdefault("Init", True)
+        if self.walls is not None:
+            config = put_up(config, self._place(), name, self.task_id)
+        own = self._add_result(config, name) if self.result_file else {}
         described = {"loop": caller.loop, "stage": self.task_id, "turn": "", "work": work, "image": config["Image"]}
-        keep = {f"{LABEL}.keep": _KEPT[self.auto_remove]}
+        ours = {**labels(caller.owner, **described), f"{LABEL}.keep": _KEPT[self.auto_remove]}
+        if self._options():
+            engine.volume_labels(name, ours)
         given = self.labels if isinstance(self.labels, dict) else dict.fromkeys(self.labels or [], "")
-        return Wanted(name, {**given, **labels(caller.owner, **described), **keep}, config)
+        return Wanted(name, {**given, **ours, **own}, config)
+
+    def _place(self) -> PlaceSpec:
+        """The walls; what the parent's arguments ask for must fit into them."""
+        asked = {"memory": self.mem_limit, "network": self.network_mode, "user": self.user}
+        given = {name: str(value) for name, value in asked.items() if value}
+        return read_walls({**given, **(self.walls or {})}, str(self.image), self.task_id)
+
+    def _options(self) -> list[Any]:
+        """What makes the container another one than the parent's; it has a volume of its own then."""
+        return [self.walls, self.result_file] if self.walls is not None or self.result_file else []
+
+    def _add_result(self, config: dict[str, Any], name: str) -> dict[str, str]:
+        """Tell the container where its result goes, a folder of its own on the volume; the label that remembers it."""
+        folder = f"run-{token_hex(8)}"
+        config["Env"] = [*(config.get("Env") or []), f"{RESULT_VARIABLE}={MOUNT}/{folder}/{RESULT}"]
+        host = config["HostConfig"]
+        if self.walls is None:
+            host["Mounts"] = [*(host.get("Mounts") or []), {"Type": "volume", "Source": name, "Target": MOUNT}]
+        return {f"{LABEL}.folder": folder}
+
+    def _prepare(self, engine: Engine, made: dict[str, Any]) -> None:
+        """Make the folder of the result, for whoever the container runs as."""
+        if self.result_file:
+            folder = tarfile.TarInfo(made["Config"]["Labels"][f"{LABEL}.folder"])
+            # Who that is an image may say by a name; the folder is the container's alone in any case.
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o777
+            engine.put(made["Id"], MOUNT, [(folder, b"")])
 
     def _plan(self, engine: Engine, tmp_dir: Path | None) -> dict[str, Any]:
         """The body of the call by which the parent would create its container."""
@@ -256,12 +320,16 @@ class DurableDockerOperator(DockerOperator):
 
     # What came of it.
 
-    def _outcome(self, engine: Engine, caller: Caller, lease: Lease, ended: Ended) -> list[str] | str | None:
+    def _outcome(self, engine: Engine, caller: Caller, lease: Lease, ended: Ended) -> Any:
         code = int(ended.state["ExitCode"])
-        failure = self._failure(ended) if code else None
+        failure, value = self._failure(ended) if code else None, None
+        if failure is None:
+            try:
+                value = self._value(engine, ended)
+            except StageFailed as error:
+                failure = error
         keep_run(caller, ended.id, self._record(ended, failure))
         if failure is None:
-            value = self._value(engine, ended)
             self._ended_name = ended.name
             return value
         said: list[str | bytes] = list(self._log_lines(engine, ended.id))
@@ -286,6 +354,8 @@ class DurableDockerOperator(DockerOperator):
         name = lease.resource.rpartition("/")[2]
         if remove:
             engine.remove(name)
+            if self._options():
+                engine.remove_volume(name)
             shutil.rmtree(self._tmp_dir_of(name), ignore_errors=True)
         ledger.release(lease, WallClock().now())
 
@@ -296,7 +366,7 @@ class DurableDockerOperator(DockerOperator):
             turn="",
             image=str(self.image),
             image_id=ended.labels[f"{LABEL}.image"],
-            opened=(),
+            opened=tuple(sorted(self.walls.get("opened", ()))) if self.walls is not None else (),
             exit_code=int(ended.state["ExitCode"]),
             cause=failure.code if failure else "",
             peak_memory=ended.peak,
@@ -304,10 +374,12 @@ class DurableDockerOperator(DockerOperator):
         )
 
     def _failure(self, ended: Ended) -> StageFailed:
-        memory = str(self.mem_limit or "of the engine")
+        memory = str(self.mem_limit or "of the engine") if self.walls is None else self._place().memory
         return why_ended(ended.state, memory, str(self.image), name=ended.name, peak=ended.peak, tail=ended.tail)
 
-    def _value(self, engine: Engine, ended: Ended) -> list[str] | str | None:
+    def _value(self, engine: Engine, ended: Ended) -> Any:
+        if self.result_file:
+            return self._result(engine, ended)
         if self.retrieve_output:
             found: list[str] | str | None = self._attempt_to_retrieve_result()  # type: ignore[no-untyped-call]
             return found
@@ -317,6 +389,19 @@ class DurableDockerOperator(DockerOperator):
         if self.xcom_all:
             return lines
         return lines[-1] if lines else None
+
+    def _result(self, engine: Engine, ended: Ended) -> dict[str, Any]:
+        path = f"{MOUNT}/{ended.labels[f'{LABEL}.folder']}/{RESULT}"
+        where, limit = f"container {ended.name}: {path}", f"a JSON object of at most {format_size(MAX_XCOM)}"
+        try:
+            data = engine.read_file(ended.id, path, MAX_XCOM)
+            if data is not None:
+                return parse_result(data)
+        except ValueError as error:
+            raise Cause.DAMAGED_RESULT.error(where=where, value=str(error)[:300], limit=limit) from error
+        raise Cause.NO_RESULT.error(
+            where=where, value="exit code 0, and no such file", limit=limit, action=f"write it to ${RESULT_VARIABLE}"
+        )
 
     def _log_lines(self, engine: Engine, container: str) -> list[str]:
         """The container's whole log as the engine has it now, or its last line if no more is wanted."""
