@@ -284,14 +284,15 @@ class Engine:
         """End it: SIGTERM, and SIGKILL after ``grace``. Returns when it has ended."""
         self.signal(container, "SIGTERM")
         until = time.monotonic() + grace.total_seconds()
-        while self._runs(container) and time.monotonic() < until:
+        while self.runs(container) and time.monotonic() < until:
             time.sleep(0.1)
         self.signal(container, "SIGKILL")
         until = time.monotonic() + CALL_TIMEOUT
-        while self._runs(container) and time.monotonic() < until:
+        while self.runs(container) and time.monotonic() < until:
             time.sleep(0.1)
 
-    def _runs(self, container: str) -> bool:
+    def runs(self, container: str) -> bool:
+        """True if a container is there and has not ended."""
         found = self.find(container)
         return bool(found and found["State"]["Running"])
 

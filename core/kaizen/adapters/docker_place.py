@@ -12,6 +12,7 @@ import logging
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any
@@ -92,11 +93,7 @@ def run(request: Request, place: PlaceSpec, caller: Caller) -> dict[str, Any]:
     wanted, gpus = _wanted(engine, request, place, caller, name, work, found)
     told = replace(request, secrets=place.secrets, patience=lease_time(caller).total_seconds())
     container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, told, place))
-
-    def ready() -> None:
-        if place.secrets:
-            give(engine, container, secrets)
-
+    ready = partial(give, engine, container, place, secrets)
     ended = None
     try:
         ended = attend(engine, container, caller, lease, place.timeout, place.stop_timeout, gpus.beat, ready)
