@@ -19,6 +19,8 @@ SHORTEST, LONGEST = 6, 65_536
 """Bytes of a value: a shorter one cannot be masked without masking much else."""
 
 _NAME = re.compile(r"(?!\w*_file$)[a-z][a-z0-9_]{0,62}", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of a variable's bytes that are no UTF-8."""
 _MASK = "***"
 
 
@@ -97,14 +99,14 @@ def _missing(name: str, found: str, variable: str) -> UsageError:
 
 
 def _refuse_unusable(name: str, value: str) -> str:
-    size = len(value.encode())
-    if len(value.strip()) >= SHORTEST and size <= LONGEST:
+    size = len(value.encode(errors="replace"))
+    if len(value.strip()) >= SHORTEST and size <= LONGEST and not _SURROGATE.search(value):
         return value
     raise UsageError(
         "KZ261",
-        f"the secret {name!r} is too short to be masked, or too long",
+        f"the secret {name!r} is too short to be masked, too long, or not UTF-8",
         where=f"place.secrets: {name}",
         value=f"{size} bytes",
-        limit=f"{SHORTEST} to {LONGEST} bytes, not blank",
+        limit=f"{SHORTEST} to {LONGEST} bytes of UTF-8, not blank",
         action="use a longer secret, or pass a small setting in another way: it is none",
     )

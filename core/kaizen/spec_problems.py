@@ -273,7 +273,7 @@ def _secret_problems(place: PlaceSpec) -> list[Problem]:
     for name in place.secrets:
         # What is no name may be a value that somebody put here; it is not shown.
         if not is_name(name):
-            limit = "a name in a-z 0-9 _, not in _file; never a value"
+            limit = "a name in a-z 0-9 _ that does not end in _file; never a value"
             found.append(Problem("KZ304", "not the name of a secret", "place.secrets", None, limit, "correct it"))
     return found
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import create_engine, inspect, text
+from tests.docker.conftest import make_stage_image
 from tests.docker.faulty_socket import FaultySocket
 from tests.docker.test_docker_place import Told, attempt, caller_of, request_of
 from tests.docker.test_docker_proxy import proxy_of
@@ -234,6 +235,22 @@ def test_a_container_does_not_wait_for_ever_and_the_retry_starts_a_new_one(
     assert "password" in str(thrown.value)
     bridge.run(request, place, caller_of(ledger, told, attempt=3, **quick))
     assert told.texts == ["the secret is ***"]
+
+
+def test_a_container_that_cannot_take_its_secrets_says_why_and_is_removed(
+    tmp_path, ledger, place, told, docker_engine, api
+):
+    file = "/usr/lib/python3/dist-packages/kaizen/secret_files.py"
+    broken = f"RUN sed -i 's/^    sys.exit(.*/    sys.exit(sys.stdin.buffer.read1(99).decode())/' {file}"
+    place = replace(place, image=make_stage_image(docker_engine, [broken]))
+    with pytest.raises(StageFailed, match="KZ726") as thrown:
+        bridge.run(request_of(tmp_path, secret="password"), place, caller_of(ledger, told))
+    assert thrown.value.may_pass
+    assert '{"password": "***"}' in str(thrown.value)
+    assert_clean(error=str(thrown.value), ledger=dump(tmp_path / "ledger.db"))
+    assert api.containers(all=True) == []
+    (event,) = ledger.events("a/loop", kind="ContainerRun")
+    assert event.payload["cause"] == "KZ726"
 
 
 FAULTS = {

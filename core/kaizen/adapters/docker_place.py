@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any
@@ -94,11 +95,7 @@ def run(request: Request, place: PlaceSpec, caller: Caller, watch: Watch | None 
     wanted, gpus = _wanted(engine, request, place, caller, name, work, found)
     told = replace(request, secrets=place.secrets, patience=lease_time(caller).total_seconds())
     container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, told, place))
-
-    def ready() -> None:
-        if place.secrets:
-            give(engine, container, secrets)
-
+    ready = partial(give, engine, container, place, secrets)
     ended = None
     try:
         beat = _beat(engine, container, gpus, place, watch)

@@ -34,31 +34,28 @@ def secrets_of(request: Request, place: PlaceSpec, caller: Caller) -> tuple[Secr
     """
     names = place.secrets if request.stage in ("trigger", *_TRAIN) else ()
     secrets = find_secrets(names, caller.call.secrets, os.environ)
-    log = replace(caller.call.log, clean=lambda text: clean_line(secrets.mask(text)))
+    masked = replace(caller.call.log, clean=lambda text: clean_line(secrets.mask(text)))
     place = place if request.stage in _TRAIN else replace(place, secrets=())
-    return secrets, place, replace(caller, call=replace(caller.call, log=log))
+    return secrets, place, replace(caller, call=replace(caller.call, log=masked))
 
 
-def give(engine: Engine, container: str, secrets: Secrets) -> None:
-    """Put secrets into a running container; again is the same. To one that has ended it is nothing.
+def give(engine: Engine, container: str, place: PlaceSpec, secrets: Secrets) -> None:
+    """Put secrets into a running container that waits for some; again is the same. To one that ended it is nothing.
 
     Raises ``StageFailed`` KZ726 if it cannot take them.
     """
+    if not place.secrets:
+        return
     try:
         code, said = engine.run_inside(container, _COMMAND, packed(secrets), cut_off=CUT_OFF)
     except APIError:
-        if _runs(engine, container):
+        if engine.runs(container):
             raise
         return
-    if code and _runs(engine, container):
+    if code and engine.runs(container):
         raise Cause.SECRETS_NOT_TAKEN.error(
             where=f"container {container[:12]}: {SECRETS}",
             value=f"exit code {code}: {clean_line(secrets.mask(said))[-300:]}",
             limit=f"a folder in memory, as this release of Kaizen asks for, and `{' '.join(_COMMAND)}`",
         )
     log.info("secrets given: %s", ", ".join(secrets.values))
-
-
-def _runs(engine: Engine, container: str) -> bool:
-    found = engine.find(container)
-    return bool(found and found["State"]["Running"])
