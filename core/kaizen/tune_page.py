@@ -27,7 +27,8 @@ def html(search: Search) -> str:
     default = search.trials[0]
     against = f"the default reached {number(default.value, 4)}" if default.value is not None else "the default failed"
     words = f"Best is trial {best.number + 1} with {search.metric} {number(best.value, 4)}; {against}."
-    rows = f"rows from {search.window.start} to {search.window.end}, older than the gate's"
+    start, end = ((moment or "").partition("T")[0] for moment in (search.window.start, search.window.end))
+    rows = f"rows from {start} to {end}, older than the gate's"
     return page(
         f"Search of {search.study}",
         tag("h1", f"Search of {search.study}"),
