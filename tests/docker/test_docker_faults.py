@@ -1,4 +1,4 @@
-"""What befalls networks and engines (F03, F15, F18, F19, F50, F51): the container's state decides, nothing doubles."""
+"""What befalls networks and engines: the container's state decides, nothing doubles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 from tests.docker.faulty_socket import FaultySocket
+from tests.docker.faulty_socket import FaultySocket
 from tests.docker.test_docker_place import Told, caller_of, request_of
+from tests.docker.watch import counted
 from tests.docker_engine import DockerEngine, Registry, build_base_image
 
 from kaizen import bridge
@@ -46,21 +48,23 @@ def quick(monkeypatch):
 
 
 FAULTS = {
-    "the log is cut": [("GET .*/logs", "cut:700"), ("GET .*/logs", "cut:900"), ("GET .*/logs", "cut:1")],
-    "the log is refused": [("GET .*/logs", "500"), ("GET .*/logs", "500")],
-    "the log hangs": [("GET .*/logs", "hang")],
-    "the answer to create is lost": [("POST .*/containers/create", "lose")],
-    "the answer to start is lost": [("POST .*/start", "lose")],
-    "the answer to inspect is lost": [("GET .*/json", "lose"), ("GET .*/json", "hang")],
-    "the data is lost on its way": [("PUT .*/archive", "lose")],
-    "the result is cut on its way": [("GET .*/archive", "cut:300")],
+    "the log is cut": ("F03", [("GET .*/logs", "cut:700"), ("GET .*/logs", "cut:900"), ("GET .*/logs", "cut:1")]),
+    "the log is refused": ("F03", [("GET .*/logs", "500"), ("GET .*/logs", "500")]),
+    "the log hangs": ("F03", [("GET .*/logs", "hang")]),
+    "the result is cut on its way": ("F03", [("GET .*/archive", "cut:300")]),
+    "the answer to create is lost": ("F18", [("POST .*/containers/create", "lose")]),
+    "the answer to start is lost": ("F18", [("POST .*/start", "lose")]),
+    "the answer to inspect is lost": ("F18", [("GET .*/json", "lose"), ("GET .*/json", "hang")]),
+    "the data is lost on its way": ("F18", [("PUT .*/archive", "lose")]),
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_on_the_way_changes_neither_result_nor_log(tmp_path, ledger, place, between, docker_engine, name):
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.fault(number, n, "I1 I2 I3")) for n, (number, _) in FAULTS.items()]
+)
+def test_a_fault_on_the_way_changes_neither_result_nor_log(tmp_path, ledger, place, between, docker_engine, name, saw):
     told = Told()
-    between.faults = list(FAULTS[name])
+    between.faults = list(FAULTS[name][1])
     caller = caller_of(ledger, told)
     outputs = bridge.run(request_of(tmp_path, lines=20, every=0.03), place, caller)
     assert between.faults == []
@@ -69,10 +73,23 @@ def test_a_fault_on_the_way_changes_neither_result_nor_log(tmp_path, ledger, pla
     assert len(docker_engine.client.api.containers(all=True)) == 1
     caller.settle()
     assert docker_engine.client.api.containers(all=True) == []
+    saw(wrong=int(outputs["metric"] != 0.5), **counted(told.texts, 20))
 
 
+@pytest.mark.fault("F19", "attach is refused", "I1 I2")
+def test_nothing_is_attached_so_an_attach_that_fails_changes_nothing(tmp_path, ledger, place, between, saw):
+    told = Told()
+    between.faults = [("POST .*/attach", "500")]
+    bridge.run(request_of(tmp_path, lines=5), place, caller := caller_of(ledger, told))
+    caller.settle()
+    assert between.happened == []
+    assert told.texts == [f"line {n}" for n in range(5)]
+    saw(attached=len(between.happened), **counted(told.texts, 5))
+
+
+@pytest.mark.fault("F51", "dockerd hangs (SIGSTOP), and goes on", "I1 I2")
 def test_an_engine_that_hangs_is_said_to_and_nothing_doubles_when_it_goes_on(
-    tmp_path, ledger, place, docker_engine, monkeypatch
+    tmp_path, ledger, place, docker_engine, monkeypatch, saw
 ):
     told = Told()
     request = request_of(tmp_path / "1", lines=40, every=0.1)
@@ -98,9 +115,11 @@ def test_an_engine_that_hangs_is_said_to_and_nothing_doubles_when_it_goes_on(
     assert told.texts == [f"line {n}" for n in range(40)]
     assert len(docker_engine.client.api.containers(all=True)) == 1
     second.settle()
+    saw(**counted(told.texts, 40))
 
 
-def test_an_engine_that_is_killed_and_comes_back_loses_nothing(tmp_path, ledger, stage_image):
+@pytest.mark.fault("F50", "dockerd is killed, and starts again", "I1 I2")
+def test_an_engine_that_is_killed_and_comes_back_loses_nothing(tmp_path, ledger, stage_image, saw):
     from tests.docker.conftest import make_stage_image
 
     with DockerEngine(live_restore=True) as engine:
@@ -120,8 +139,11 @@ def test_an_engine_that_is_killed_and_comes_back_loses_nothing(tmp_path, ledger,
         assert told.texts == [f"line {n}" for n in range(40)]
         assert outputs["metric"] == 0.5
         caller.settle()
+        assert engine.client.api.containers(all=True) == []
+        saw(left=0, **counted(told.texts, 40))
 
 
+@pytest.mark.fault("F15", "a tag moves; an image, or its registry, is gone", "I1 I2")
 def test_a_pull_tells_its_own_reason_and_a_tag_that_moves_changes_no_run(tmp_path, ledger, place, docker_engine):
     api = docker_engine.client.api
     with Registry() as registry:
