@@ -190,9 +190,10 @@ class ModelRefused(KaizenError):
 
 
 # A file is still being written; a lease is held; ledger, tracking server or engine is out of reach; a place was killed,
-# lost its GPU or its disk was full; an image could not be pulled.
+# lost its GPU or its disk was full; an image could not be pulled; another engine's container is still leased.
 _MAY_PASS = frozenset(
-    {"KZ406", "KZ503", "KZ506", "KZ703", "KZ707", "KZ710", "KZ712", "KZ713", "KZ715", "KZ719", "KZ720", "KZ801"}
+    {"KZ406", "KZ503", "KZ506", "KZ703", "KZ707", "KZ710", "KZ712", "KZ713", "KZ715", "KZ719", "KZ720", "KZ726"}
+    | {"KZ801"}
 )
 
 _FAMILIES: dict[str, type[KaizenError]] = {

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.docker.attempts import Training
+from tests.docker.watch import watch
 
-from kaizen import bridge, codec
+from kaizen import bridge
 from kaizen.adapters import docker_engine as docker_engine_module
 from kaizen.adapters.docker_engine import Engine
 from kaizen.adapters.docker_orphans import remove_orphans
@@ -326,59 +325,28 @@ def test_a_fresh_container_goes_on_from_the_last_good_checkpoint(tmp_path, ledge
 
 
 POINTS = ("takeover", "before_create", "after_create", "before_start", "after_start", "after_failure", "after_read")
-# An attempt in a process of its own, which tells its log into a file and finds there how far it was told.
-ATTEMPT = """
-import json, sys
-from pathlib import Path
-from kaizen.containers import Log, Mark
-from kaizen.ledger import open_ledger
-from kaizen import bridge, codec
-from kaizen.spec import PlaceSpec
-from tests.docker.test_docker_place import caller_of, request_of
-folder, number, do, place = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
-told = folder / "told"
-def tell(name, line, mark):
-    with told.open("a") as log:
-        log.write(json.dumps([line.text, *mark]) + "\\n")
-def resume(name):
-    lines = told.read_text().splitlines() if told.exists() else []
-    return Mark(*json.loads(lines[-1])[1:]) if lines else Mark()
-with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
-    caller = caller_of(ledger, Log(tell, resume), attempt=number)
-    outputs = bridge.run(request_of(folder / str(number), **do), codec.decode(PlaceSpec, place), caller)
-    print((Path(outputs["model"]) / "weights").read_text())
-    caller.settle()
-"""
 
 
-def attempt(folder, number, place, fault="", **do):
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KAIZEN_FAULT": fault}
-    command = [sys.executable, "-c", ATTEMPT, str(folder), str(number), json.dumps(do), json.dumps(codec.encode(place))]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
-
-
+@pytest.mark.fault("F01", "the task is killed at each point of a container's life", "I1 I2 I3 I11")
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_any_point_the_next_attempt_gets_the_one_result(tmp_path, place, api, point):
-    fault = f"containers.{point}:kill"
-    fails = {"exit": 3} if point == "after_failure" else {}
-    first = attempt(
-        tmp_path, 1, place, fault if point != "takeover" else "containers.after_start:kill", lines=5, **fails
-    )
-    assert first.returncode == -9, first.stderr
-    seen = {c["Id"] for c in api.containers(all=True)}
-    if point == "takeover":
-        assert attempt(tmp_path, 2, place, fault, lines=5).returncode == -9
-    last = attempt(tmp_path, 3, place, lines=5, **fails)
+def test_killed_at_any_point_the_next_attempt_gets_the_one_result(tmp_path, place, api, saw, point):
+    fault, fails = f"containers.{point}:kill", {"exit": 3} if point == "after_failure" else {}
+    training = Training(tmp_path, place, lines=5, **fails)
+    with watch(api) as engine:
+        first = fault if point != "takeover" else "containers.after_start:kill"
+        assert training.attempt(first) == -9, training.errors(1).read_text()
+        if point == "takeover":
+            assert training.attempt(fault) == -9
+        assert training.attempt() == (1 if fails else 0)
+    # What failed and was told is tried again, in another container; nothing else is, but what was never started.
+    assert training.told() == [f"line {n}" for n in range(5)] * (2 if fails else 1)
+    assert len(engine.made) == (2 if point in ("after_failure", "after_create", "before_start") else 1)
     if fails:
-        assert "KZ703" in last.stderr
+        assert "KZ703" in training.errors(2).read_text()
     else:
-        assert last.stdout.startswith("weights of")
-    told = [json.loads(line)[0] for line in (tmp_path / "told").read_text().splitlines()]
-    # What failed and was told is tried again, in another container; nothing else is.
-    assert told == [f"line {n}" for n in range(5)] * (2 if fails else 1)
-    if point in ("after_start", "after_read", "takeover"):
-        assert len(seen) == 1
+        assert training.kept()["weights"] == f"weights of {engine.made[-1][:12]}"
     assert api.containers(all=True) == []
+    saw(kills=training.attempts - 1, lines=len(training.told()))
 
 
 def test_the_shell_lists_containers_mends_and_examines_the_engine(tmp_path, place, api, capsys, monkeypatch):
