@@ -141,6 +141,7 @@ def test_a_later_attempt_adopts_the_running_container_and_goes_on_with_its_log(t
         bridge.run(request, place, first)
 
 
+@pytest.mark.fault("F02", "cleared: other work for the same task", "I1 I2")
 def test_a_task_that_starts_over_ends_what_ran_before_it(tmp_path, ledger, place, told, api):
     def stop(name, line, mark):
         raise SystemExit
@@ -191,7 +192,13 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize("name", CAUSES)
+NUMBERS = {"out of memory": "F13", "no space": "F48", "a torn result": "F48"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.fault(NUMBERS[n], n, "I1 I2 I3")) if n in NUMBERS else n for n in CAUSES],
+)
 def test_what_ended_a_container_is_told_by_cause_and_nothing_stays(tmp_path, ledger, place, told, api, name):
     do, code, said = CAUSES[name]
     with pytest.raises(KaizenError, match=code) as thrown:
@@ -202,6 +209,7 @@ def test_what_ended_a_container_is_told_by_cause_and_nothing_stays(tmp_path, led
     assert event.payload["cause"] == code
 
 
+@pytest.mark.fault("F52", "a person kills the container", "I1 I2")
 def test_ended_from_outside_is_told_apart_from_out_of_memory_and_may_be_retried(tmp_path, ledger, place, told, api):
     def kill(name, line, mark):
         api.kill(name)
@@ -213,6 +221,7 @@ def test_ended_from_outside_is_told_apart_from_out_of_memory_and_may_be_retried(
     assert told.texts == ["line 0"]
 
 
+@pytest.mark.fault("F52", "a person removes the container", "I1 I2")
 def test_a_removed_container_is_not_waited_for(tmp_path, ledger, place, told, api):
     def remove(name, line, mark):
         api.remove_container(name, force=True)
@@ -221,6 +230,7 @@ def test_a_removed_container_is_not_waited_for(tmp_path, ledger, place, told, ap
         bridge.run(request_of(tmp_path, lines=1, sleep=60), place, caller_of(ledger, Log(remove)))
 
 
+@pytest.mark.fault("F49", "place.timeout; it ignores SIGTERM", "I1 I2")
 def test_a_deaf_container_ends_at_its_time_limit(tmp_path, ledger, place, told, api, monkeypatch):
     monkeypatch.setattr(docker_engine_module, "HEARTBEAT", 0.5)
     short = replace(place, timeout=timedelta(seconds=1))
@@ -275,6 +285,7 @@ class Later(WallClock):
         return super().now() + self.later
 
 
+@pytest.mark.fault("F01", "the task is killed, and nobody comes: an orphan", "I2")
 def test_an_orphan_is_removed_and_nobody_elses_container(tmp_path, ledger, place, told, api, docker_engine):
     def stop(name, line, mark):
         raise SystemExit
@@ -296,6 +307,7 @@ def test_an_orphan_is_removed_and_nobody_elses_container(tmp_path, ledger, place
     assert api.volumes()["Volumes"] == []
 
 
+@pytest.mark.fault("F01", "the task is killed, and over: an orphan at once", "I2")
 def test_the_container_of_a_task_that_is_over_does_not_wait_for_its_lease(tmp_path, ledger, place, api, docker_engine):
     def stop(name, line, mark):
         raise SystemExit
@@ -309,13 +321,15 @@ def test_the_container_of_a_task_that_is_over_does_not_wait_for_its_lease(tmp_pa
     assert api.containers(all=True) == []
 
 
-def test_a_fresh_container_goes_on_from_the_last_good_checkpoint(tmp_path, ledger, place, told, api):
+@pytest.mark.fault("F53", "killed while a checkpoint is saved", "I1 I2 I3")
+def test_a_fresh_container_goes_on_from_the_last_good_checkpoint(tmp_path, ledger, place, told, api, saw):
     with pytest.raises(StageFailed, match="KZ707"):
         bridge.run(request_of(tmp_path / "1", steps=5), place, caller_of(ledger, told, attempt=1))
     assert api.containers(all=True) == []
     second = caller_of(ledger, told, attempt=2)
     outputs = bridge.run(request_of(tmp_path / "2", steps=5), place, second)
     assert outputs["began"] == 2
+    saw(**{"went on from": f"step {outputs['began']}"})
     second.settle()
     assert api.volumes()["Volumes"] == []
     # Starting over starts from nothing.

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from demo.airflow_service import AirflowService
+from tests.docker.watch import counted
 from tests.docker_engine import build_base_image
 
 from kaizen.containers import LABEL
@@ -142,6 +143,7 @@ def test_it_says_what_the_parent_says_and_cleans_up_after_itself(airflow, api):
     assert sorted(c["Labels"][f"{LABEL}.loop"] for c in containers(api)) == ["airflow/everything", "airflow/skips"]
 
 
+@pytest.mark.fault("F13", "out of memory, on Airflow: not retried", "I1 I2")
 def test_causes_decide_whether_a_retry_makes_sense(airflow, api):
     runs = {dag: Run(airflow, dag) for dag in ("fails", "hungry", "no_command")}
     assert {run.ended() for run in runs.values()} == {"failed"}
@@ -153,7 +155,8 @@ def test_causes_decide_whether_a_retry_makes_sense(airflow, api):
     assert "KZ708" in runs["no_command"].log()
 
 
-def test_killed_again_and_again_it_is_one_container_and_every_line_is_told_once(airflow, api):
+@pytest.mark.fault("F01", "the task of a DurableDockerOperator is killed, on Airflow", "I1 I2 I11")
+def test_killed_again_and_again_it_is_one_container_and_every_line_is_told_once(airflow, api, saw):
     dice = random.Random(1)
     run = Run(airflow, "long")
     seen = set()
@@ -170,8 +173,10 @@ def test_killed_again_and_again_it_is_one_container_and_every_line_is_told_once(
     assert run.xcom == "line 49"
     assert run.task["try_number"] == 4
     run.until(lambda: containers(api) == [], "removal")
+    saw(kills=3, wrong=int(run.xcom != "line 49"), **counted(run.counted(), 50))
 
 
+@pytest.mark.fault("F02", "a person marks it failed; it ignores SIGTERM", "I1 I2")
 def test_marked_failed_by_a_person_a_deaf_container_ends_soon(airflow, api):
     run = Run(airflow, "deaf")
     run.until(lambda: run.counted(), "the first line")
@@ -182,6 +187,7 @@ def test_marked_failed_by_a_person_a_deaf_container_ends_soon(airflow, api):
     assert run.ended() == "failed"
 
 
+@pytest.mark.fault("F02", "a person clears it while it runs", "I1 I2")
 def test_cleared_while_it_runs_it_starts_over_with_another_container(airflow, api):
     run = Run(airflow, "long")
     run.until(lambda: run.counted(), "the first line")
@@ -194,6 +200,7 @@ def test_cleared_while_it_runs_it_starts_over_with_another_container(airflow, ap
     assert run.counted()[-50:] == [f"line {n}" for n in range(50)]
 
 
+@pytest.mark.fault("F49", "execution_timeout; it ignores SIGTERM", "I1 I2")
 def test_an_execution_timeout_ends_the_container(airflow, api):
     run = Run(airflow, "slow")
     assert run.ended() == "failed"
