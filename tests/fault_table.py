@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-WIDTHS = {"fault": 9, "injected": 44, "cases": 5, "seen": 72, "invariants": 14, "verdict": 7, "seconds": 7}
+WIDTHS = {"fault": 9, "injected": 44, "cases": 5, "seen": 86, "invariants": 14, "verdict": 7, "seconds": 7}
 HOLDS, BROKEN, NOT_RUN = "holds", "BROKEN", "not run"
-FIRST = ("made", "at once", "left")
+FIRST = ("made", "started", "at once", "left")
 MOST = ("at once",)
 """What is seen at most, and not in all."""
 SEEN = pytest.StashKey[dict[str, Any]]()

@@ -76,7 +76,7 @@ def assert_adopted(run, engine, saw):
     assert run.ended() == "success", run.log()
     told, attempts = counted(run.counted(), LINES), run.task["try_number"]
     saw(attempts=attempts, wrong=int(run.xcom != f"line {LINES - 1}"), **told)
-    assert len(engine.made) == 1
+    assert len(engine.started) == 1
     assert run.xcom == f"line {LINES - 1}"
     assert told == {"lines": LINES, "doubled": 0, "missing": 0, "out of order": 0}
 

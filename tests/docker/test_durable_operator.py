@@ -78,15 +78,19 @@ def airflow(docker_engine, tmp_path_factory):
 
 
 class Run:
-    """One run of a DAG with the one task ``count``."""
+    """One run of a DAG, and in it one task."""
 
-    def __init__(self, airflow, dag):
-        self.airflow, self.dag, self.id = airflow, dag, airflow.trigger(dag)
+    def __init__(self, airflow, dag, task="count"):
+        self.airflow, self.dag, self.name, self.id = airflow, dag, task, airflow.trigger(dag)
 
     @property
     def task(self):
-        (task,) = self.airflow.task_instances(self.dag, self.id)
+        (task,) = [t for t in self.airflow.task_instances(self.dag, self.id) if t["task_id"] == self.name]
         return task
+
+    @property
+    def state(self):
+        return next(run["state"] for run in self.airflow.dag_runs(self.dag) if run["dag_run_id"] == self.id)
 
     def until(self, condition, what):
         deadline = time.monotonic() + PATIENCE
@@ -102,11 +106,11 @@ class Run:
         return "\n".join(self.lines(attempt) for attempt in range(1, self.task["try_number"] + 1))
 
     def lines(self, attempt):
-        return self.airflow.task_log(self.dag, self.id, "count", attempt)
+        return self.airflow.task_log(self.dag, self.id, self.name, attempt)
 
     def counted(self):
         """The container's lines in the logs of all attempts, joined."""
-        folder = self.airflow.home / "logs" / f"dag_id={self.dag}" / f"run_id={self.id}" / "task_id=count"
+        folder = self.airflow.home / "logs" / f"dag_id={self.dag}" / f"run_id={self.id}" / f"task_id={self.name}"
         found = []
         for attempt in range(1, self.task["try_number"] + 1):
             path = folder / f"attempt={attempt}.log"
@@ -116,7 +120,7 @@ class Run:
 
     @property
     def xcom(self):
-        path = f"/dags/{self.dag}/dagRuns/{quote(self.id)}/taskInstances/count/xcomEntries/return_value"
+        path = f"/dags/{self.dag}/dagRuns/{quote(self.id)}/taskInstances/{self.name}/xcomEntries/return_value"
         return self.airflow.api("GET", path)["value"]
 
     def kill(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,17 +15,19 @@ class Watched:
     """Filled when the watch ends.
 
     Attributes:
-        made: ids of containers that were made for a task. at_once: the most that ran at once for one of the tasks.
+        made: ids of containers that were made for a task. stages: how many of them, by stage.
+        started: ids of those that ran. at_once: the most that ran at once for one of the tasks.
         left: how many there are at the end.
     """
 
     def __init__(self):
-        self.made, self.at_once, self.left = [], 0, 0
+        self.made, self.started, self.stages = [], [], Counter()
+        self.at_once = self.left = 0
 
     @property
     def facts(self):
         """For the table."""
-        return {"made": len(self.made), "at once": self.at_once, "left": self.left}
+        return {"made": len(self.made), "started": len(self.started), "at once": self.at_once, "left": self.left}
 
 
 @contextmanager
@@ -37,10 +39,16 @@ def watch(api) -> Iterator[Watched]:
     filters = {"type": "container", "label": f"{LABEL}.owner", "event": ["create", "start", "die"]}
     running = defaultdict(set)
     for event in api.events(decode=True, filters=filters, **period):
-        mine = running[event["Actor"]["Attributes"][f"{LABEL}.owner"]]
+        labels = event["Actor"]["Attributes"]
+        mine = running[labels[f"{LABEL}.owner"]]
         if event["Action"] == "create":
             watched.made.append(event["id"])
-        (mine.add if event["Action"] == "start" else mine.discard)(event["id"])
+            watched.stages[labels[f"{LABEL}.stage"]] += 1
+        elif event["Action"] == "start":
+            watched.started.append(event["id"])
+            mine.add(event["id"])
+        else:
+            mine.discard(event["id"])
         watched.at_once = max(watched.at_once, len(mine))
     watched.left = len(api.containers(all=True, filters={"label": f"{LABEL}.owner"}))
 
