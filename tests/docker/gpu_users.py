@@ -49,7 +49,7 @@ class Containers:
 
 def use(folder: Path, name: str, count: int, seconds: float) -> None:
     """Wait for GPUs, use them, give them back."""
-    docker_gpus.POLL, docker_gpus.TICKET = 0.05, TICKET
+    docker_gpus.POLL, docker_gpus.TICKET = 0.1, TICKET
     engine = Containers(folder)
     with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
         call = Call(Owner(name, patience=PATIENCE), Log(lambda *_: None))

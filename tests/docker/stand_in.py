@@ -46,6 +46,8 @@ def train(request):  # noqa: C901 - a list of what to do
             full.writelines(bytes(1 << 20) for _ in range(do["fill"]))
     (folder / "model").mkdir()
     (folder / "model" / "weights").write_text("weights of " + socket.gethostname())
+    if do.get("weigh"):
+        (folder / "model" / "weights").write_bytes(bytes(do["weigh"] << 20))
     (folder / "profile.json").write_text("{}")
     if do.get("link"):
         (folder / "model" / "link").symlink_to("/etc/passwd")

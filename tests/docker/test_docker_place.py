@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +16,11 @@ from kaizen import bridge
 from kaizen.adapters import docker_engine as docker_engine_module
 from kaizen.adapters.docker_engine import Engine
 from kaizen.adapters.docker_orphans import remove_orphans
+from kaizen.adapters.docker_place import work_digest
 from kaizen.bridge import InputFile, Request
 from kaizen.canonical import file_digests
 from kaizen.clock import WallClock
-from kaizen.containers import LABEL, Call, Caller, Interrupted, Log, Mark, Owner
+from kaizen.containers import LABEL, Call, Caller, Interrupted, Log, Mark, Owner, labels, work_name
 from kaizen.errors import KaizenError, LeaseHeld, StageFailed
 from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun, Window
@@ -207,6 +209,35 @@ def test_what_ended_a_container_is_told_by_cause_and_nothing_stays(tmp_path, led
     assert api.containers(all=True) == []
     (event,) = ledger.events("a/loop", kind="ContainerRun")
     assert event.payload["cause"] == code
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A disk of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.fault("F48", "the disk of the outputs is full", "I1 I2 I3")
+def test_outputs_that_find_no_space_are_none(tmp_path, ledger, place, told, api, full, saw):
+    request, caller = request_of(tmp_path, weigh=16), caller_of(ledger, told)
+    volume = work_name(caller.owner, work_digest(request, place))
+    facts = {"loop": "a/loop", "stage": "train", "turn": "turn-1", "work": work_digest(request, place)}
+    image = Engine(place.engine).pin(place.image)
+    where = {"type": "none", "o": "bind", "device": str(full)}
+    api.create_volume(volume, driver_opts=where, labels=labels(caller.owner, image=image, **facts))
+    with pytest.raises(StageFailed, match="KZ710") as thrown:
+        bridge.run(request, place, caller)
+    assert thrown.value.may_pass
+    assert "space" in thrown.value.what
+    published = list(Path(request.folder).glob("*"))
+    saw(published=len(published))
+    assert published == []
+    (event,) = ledger.events("a/loop", kind="ContainerRun")
+    assert event.payload["cause"] == "KZ710"
 
 
 @pytest.mark.fault("F52", "a person kills the container", "I1 I2")

@@ -57,14 +57,55 @@ count("deaf", lines=600, every=0.2, deaf=True, auto_remove="force")
 count("slow", lines=600, every=0.2, deaf=True, auto_remove="force", execution_timeout=timedelta(seconds=4))
 '''
 
+# A DAG as people write them for the Docker provider. Only its import is another one.
+EXAMPLE = """
+from airflow.sdk import DAG
+IMPORT
+
+SHARED = {"image": "IMAGE", "docker_url": "HOST", "auto_remove": "success", "mount_tmp_dir": False}
+
+with DAG("NAME", schedule=None, default_args=SHARED):
+    host = DockerOperator(task_id="host", command="/bin/sh -c 'echo looking around; uname -s'")
+    words = DockerOperator(
+        task_id="words",
+        command=["sh", "-c", "for word in $WORDS; do echo $word; done | sort | uniq"],
+        environment={"WORDS": "pear apple {{ ti.xcom_pull(task_ids='host') }} apple"},
+        xcom_all=True,
+    )
+    count = DockerOperator(
+        task_id="count",
+        command="python -c 'print({{ ti.xcom_pull(task_ids='words') | length }} + 1)'",
+        mem_limit="64m",
+        cpus=0.5,
+        user="1000",
+        working_dir="/tmp",
+    )
+    kept = DockerOperator(
+        task_id="kept",
+        command='bash -c "cd $AIRFLOW_TMP_DIR && echo {{ ti.xcom_pull(task_ids="count") }} > kept && cat kept"',
+        mount_tmp_dir=True,
+        auto_remove="force",
+    )
+    quiet = DockerOperator(task_id="quiet", command="sleep 0.1", do_xcom_push=False)
+    empty = DockerOperator(task_id="empty", command="test 3 = 4", skip_on_exit_code=1)
+    host >> words >> count >> kept >> [quiet, empty]
+"""
+PROVIDER = "from airflow.providers.docker.operators.docker import DockerOperator"
+SWAPPED = "from kaizen_airflow.operators.docker import DurableDockerOperator as DockerOperator"
+
 
 @pytest.fixture(scope="module")
 def airflow(docker_engine, tmp_path_factory):
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
     dags.mkdir()
-    text = DAG_FILE.replace("IMAGE", build_base_image(docker_engine)).replace("HOST", docker_engine.host)
-    (dags / "count.py").write_text(text)
+    texts = {"count": DAG_FILE} | {
+        name: EXAMPLE.replace("IMPORT", line).replace("NAME", name)
+        for name, line in (("theirs", PROVIDER), ("ours", SWAPPED))
+    }
+    for name, text in texts.items():
+        text = text.replace("IMAGE", build_base_image(docker_engine)).replace("HOST", docker_engine.host)
+        (dags / f"{name}.py").write_text(text)
     paths = [str(ROOT / part) for part in ("core", "providers", "kedro_plugins")]
     with AirflowService(
         home=folder / "home",
@@ -73,7 +114,7 @@ def airflow(docker_engine, tmp_path_factory):
         env={"PYTHONPATH": os.pathsep.join(paths), "KAIZEN_LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}"},
         template=ROOT / "build" / "airflow-template",
     ) as service:
-        service.wait_for_dags(["plain", "slow"])
+        service.wait_for_dags(["plain", "slow", "theirs", "ours"])
         yield service
 
 
@@ -120,8 +161,13 @@ class Run:
 
     @property
     def xcom(self):
-        path = f"/dags/{self.dag}/dagRuns/{quote(self.id)}/taskInstances/{self.name}/xcomEntries/return_value"
-        return self.airflow.api("GET", path)["value"]
+        return self.value(self.name)
+
+    def value(self, task):
+        """What a task returned; None if it pushed nothing."""
+        path = f"/dags/{self.dag}/dagRuns/{quote(self.id)}/taskInstances/{task}/xcomEntries"
+        pushed = {entry["key"] for entry in self.airflow.api("GET", path)["xcom_entries"]}
+        return self.airflow.api("GET", f"{path}/return_value")["value"] if "return_value" in pushed else None
 
     def kill(self):
         os.kill(self.task["pid"], signal.SIGKILL)
@@ -209,3 +255,17 @@ def test_an_execution_timeout_ends_the_container(airflow, api):
     run = Run(airflow, "slow")
     assert run.ended() == "failed"
     run.until(lambda: containers(api) == [], "its end")
+
+
+@pytest.mark.drill
+def test_a_dag_for_the_docker_provider_runs_with_only_its_import_changed(airflow, api):
+    runs = {dag: Run(airflow, dag, task="kept") for dag in ("theirs", "ours")}
+    states, values = {}, {}
+    for dag, run in runs.items():
+        run.until(lambda run=run: run.state in ("success", "failed"), "the end of the DAG")
+        states[dag] = {task["task_id"]: task["state"] for task in airflow.task_instances(dag, run.id)}
+        values[dag] = {name: run.value(name) for name in states[dag]}
+    done = dict.fromkeys(("host", "words", "count", "kept", "quiet"), "success")
+    assert states == {dag: {**done, "empty": "skipped"} for dag in runs}, runs["ours"].log()
+    said = {"host": "Linux", "words": ["Linux", "apple", "pear"], "count": "4", "kept": "4"}
+    assert values == {dag: {**said, "quiet": None, "empty": None} for dag in runs}
