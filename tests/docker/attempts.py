@@ -20,6 +20,8 @@ from kaizen.ledger import open_ledger
 from kaizen.spec import PlaceSpec
 
 LOOP = "a/loop"
+CANARY = "canary-5b1e"
+"""What an attempt's process knows, and nobody else may."""
 
 
 class Training:
@@ -32,12 +34,12 @@ class Training:
     def begin(self, fault=""):
         """The process of the next attempt; it has begun when it says so."""
         self.attempts += 1
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KAIZEN_FAULT": fault}
+        own = {"PYTHONPATH": os.pathsep.join(sys.path), "KAIZEN_FAULT": fault, "MLFLOW_TRACKING_TOKEN": CANARY}
         given = [str(self.folder), str(self.attempts), json.dumps(self.do), json.dumps(codec.encode(self.place))]
         with self.errors(self.attempts).open("wb") as errors:
             return subprocess.Popen(
                 [sys.executable, "-m", "tests.docker.attempts", *given],
-                env=variables,
+                env={**os.environ, **own},
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -67,6 +69,13 @@ class Training:
         with open_ledger(ledger_url(self.folder)) as ledger:
             found = ledger.find(LOOP, "Kept", "training")
         return found.payload if found else None
+
+
+def leaks(api, *folders):
+    """Files below the folders, and containers, that tell the canary."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    told = [str(path) for path in files if CANARY.encode() in path.read_bytes()]
+    return told + [c["Id"] for c in api.containers(all=True) if CANARY in json.dumps(api.inspect_container(c["Id"]))]
 
 
 def ledger_url(folder):

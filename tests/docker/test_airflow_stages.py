@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 from demo.airflow_service import AirflowService
+from tests.docker.attempts import CANARY, leaks
 from tests.docker.test_airflow_faults import QUICK
 from tests.docker.test_durable_operator import ROOT, Run
 from tests.docker.test_image import make_base
@@ -89,20 +90,21 @@ def airflow(project, image, tmp_path_factory):
         home=folder / "home",
         dags=dags,
         settings={**QUICK, "kaizen.projects": str(project.folder.parent)},
-        env={"PYTHONPATH": os.pathsep.join(paths)},
+        env={"PYTHONPATH": os.pathsep.join(paths), "MLFLOW_TRACKING_TOKEN": CANARY},
         template=ROOT / "build" / "airflow-template",
     ) as service:
         service.wait_for_dags(["rail"])
         yield service
 
 
-@pytest.mark.fault("F01", "the task of a stage (place: docker) is killed, on Airflow", "I1 I2 I3 I11")
+@pytest.mark.fault("F01", "the task of a stage (place: docker) is killed, on Airflow", "I1 I2 I3 I10 I11")
 def test_the_task_of_a_training_is_killed_and_the_turn_goes_on_as_if_it_were_not(airflow, project, api, saw):
     with watch(api) as engine:
         run = Run(airflow, "rail", task="train")
         for kills in (1, 2):
             run.until(lambda: run.task["state"] == "running" and run.task["pid"], "the training")
             run.until(lambda least=40 * kills: len(run.counted()) > least, "its lines")
+            assert leaks(api, airflow.home, project.home) == []
             run.kill()
             run.until(lambda tries=kills: run.task["try_number"] > tries, "the next attempt")
         assert run.ended() == "success", run.log()
@@ -116,5 +118,6 @@ def test_the_task_of_a_training_is_killed_and_the_turn_goes_on_as_if_it_were_not
     assert engine.stages == Counter({"trigger": 1, "train": 1, "evaluate": 1, "deploy": 1, "score": 1})
     assert {(r.cause, r.exit_code) for r in runs} == {("", 0)}
     assert told == {"lines": LINES, "doubled": 0, "missing": 0, "out of order": 0}
+    assert leaks(api, airflow.home, project.home) == []
     assert api.containers(all=True) == []
     assert api.volumes()["Volumes"] in (None, [])
