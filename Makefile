@@ -26,7 +26,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo demo-ui demo-apart backtest bench soak lint format wheel smoke constraints clean stack-secrets up status logs down python
+.PHONY: help setup test demo demo-ui demo-apart backtest bench faults soak lint format wheel smoke constraints clean stack-secrets up status logs down python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,8 +82,11 @@ $(TORCH): constraints/torch.txt $(READY)
 bench: setup $(TORCH) ## run every benchmark, ours and the peers' side by side
 	set -e; for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each; done
 
+faults: setup ## every fault of containers, with small numbers, and a table of what was seen: build/faults.json
+	$(BIN)/python -m pytest -m 'fault and not soak' --faults build/faults.json
+
 soak: setup $(OLDEST)/.ready $(TORCH) ## long campaigns with more seeds, then the tests on the oldest supported versions
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '' --hypothesis-profile soak
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '' --hypothesis-profile soak --faults build/soak.json
 	$(OLDEST)/bin/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/packaging
 	$(MAKE) demo-apart
 

@@ -31,6 +31,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+pytest_plugins = ["tests.fault_table"]
+
 atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 # A shared machine may be slow at any moment: how long an example takes says nothing.

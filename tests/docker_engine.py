@@ -177,7 +177,12 @@ class DockerEngine:
         folder = self.folder
         # The machine's own /etc/docker/daemon.json is not read.
         runtimes = {name: {"path": _find("runc", "runc")} for name in self.runtimes}
-        (folder / "daemon.json").write_text(json.dumps({"live-restore": self.live_restore, "runtimes": runtimes}))
+        # Engines before 23.0 make their id of the machine's own key: two would have one id.
+        old = re.search(r"version (1\d|20)\.", subprocess.check_output([find_dockerd(), "--version"], text=True))
+        key = {"deprecated-key-path": f"{folder}/key.json"} if old else {}
+        (folder / "daemon.json").write_text(
+            json.dumps({"live-restore": self.live_restore, "runtimes": runtimes, **key})
+        )
         return [
             f"--config-file={folder}/daemon.json",
             f"--host={self.host}",

@@ -67,11 +67,14 @@ class Owner:
         """The attempt, as leases name it."""
         return f"{self.name}#{self.base}.{self.attempt}"
 
+    def is_of(self, holder: str) -> bool:
+        """True if the lease of ``holder`` belongs to an attempt at the same task, before this one or after it."""
+        return holder.rpartition("#")[0] == self.name
+
     def may_take_over(self, holder: str) -> bool:
         """True if the lease of ``holder`` belongs to an attempt at the same task that this one follows."""
-        name, _, numbers = holder.rpartition("#")
-        base, _, attempt = numbers.partition(".")
-        if name != self.name or not self.supersedes or not (base.isdigit() and attempt.isdigit()):
+        base, _, attempt = holder.rpartition("#")[2].partition(".")
+        if not self.is_of(holder) or not self.supersedes or not (base.isdigit() and attempt.isdigit()):
             return False
         return (int(base), int(attempt)) <= (self.base, self.attempt)
 

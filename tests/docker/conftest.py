@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from docker.errors import APIError
+from tests.docker.watch import watch
 from tests.docker_engine import build_kaizen_image, docker_engine  # noqa: F401 - a fixture of this folder
+from tests.fault_table import SEEN
 
 
 @pytest.fixture
@@ -14,6 +16,18 @@ def api(docker_engine):  # noqa: F811
     clear(docker_engine.client.api)
     yield docker_engine.client.api
     clear(docker_engine.client.api)
+
+
+@pytest.fixture(autouse=True)
+def watched(request):
+    """I1 and the table's row for a test that injects a fault: by the engine's events, whatever the test looks at."""
+    if not request.node.get_closest_marker("fault") or "api" not in request.fixturenames:
+        yield None
+        return
+    with watch(request.getfixturevalue("api")) as found:
+        yield found
+    request.node.stash[SEEN] |= {**found.facts, **request.node.stash[SEEN]}
+    assert found.at_once <= 1
 
 
 def clear(api):

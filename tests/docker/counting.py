@@ -42,11 +42,15 @@ def count(dag_id, lines=1, every=0.0, exit=0, deaf=False, **operator):
 '''
 
 
-def counting_airflow(engine, folder, dags, *, settings=None, env=None):
-    """An Airflow, not started yet, with the DAGs of ``dags``, whose containers are those of ``engine``."""
+def counting_airflow(engine, folder, dags, *, settings=None, env=None, others=None):
+    """An Airflow, not started yet, with the DAGs of ``dags``, whose containers are those of ``engine``.
+
+    ``others``: more DAG files, by name.
+    """
     (folder / "dags").mkdir()
-    text = (DAG_FILE + dags).replace("IMAGE", build_base_image(engine)).replace("HOST", engine.host)
-    (folder / "dags" / "count.py").write_text(text)
+    for name, text in {"count": DAG_FILE + dags, **(others or {})}.items():
+        text = text.replace("IMAGE", build_base_image(engine)).replace("HOST", engine.host)
+        (folder / "dags" / f"{name}.py").write_text(text)
     paths = [str(ROOT / part) for part in ("core", "providers", "kedro_plugins")]
     ledger = {"PYTHONPATH": os.pathsep.join(paths), "KAIZEN_LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}"}
     return AirflowService(
@@ -59,15 +63,19 @@ def counting_airflow(engine, folder, dags, *, settings=None, env=None):
 
 
 class Run:
-    """One run of a DAG with the one task ``count``."""
+    """One run of a DAG, and in it one task."""
 
-    def __init__(self, airflow, dag):
-        self.airflow, self.dag, self.id = airflow, dag, airflow.trigger(dag)
+    def __init__(self, airflow, dag, task="count"):
+        self.airflow, self.dag, self.name, self.id = airflow, dag, task, airflow.trigger(dag)
 
     @property
     def task(self):
-        (task,) = self.airflow.task_instances(self.dag, self.id)
+        (task,) = [t for t in self.airflow.task_instances(self.dag, self.id) if t["task_id"] == self.name]
         return task
+
+    @property
+    def state(self):
+        return next(run["state"] for run in self.airflow.dag_runs(self.dag) if run["dag_run_id"] == self.id)
 
     def until(self, condition, what):
         deadline = time.monotonic() + PATIENCE
@@ -83,11 +91,11 @@ class Run:
         return "\n".join(self.lines(attempt) for attempt in range(1, self.task["try_number"] + 1))
 
     def lines(self, attempt):
-        return self.airflow.task_log(self.dag, self.id, "count", attempt)
+        return self.airflow.task_log(self.dag, self.id, self.name, attempt)
 
     def counted(self):
         """The container's lines in the logs of all attempts, the triggerer's too, joined."""
-        folder = self.airflow.home / "logs" / f"dag_id={self.dag}" / f"run_id={self.id}" / "task_id=count"
+        folder = self.airflow.home / "logs" / f"dag_id={self.dag}" / f"run_id={self.id}" / f"task_id={self.name}"
         found = []
         for attempt in range(1, self.task["try_number"] + 1):
             for path in sorted(folder.glob(f"attempt={attempt}.log*")):
@@ -97,8 +105,13 @@ class Run:
 
     @property
     def xcom(self):
-        path = f"/dags/{self.dag}/dagRuns/{quote(self.id)}/taskInstances/count/xcomEntries/return_value"
-        return self.airflow.api("GET", path)["value"]
+        return self.value(self.name)
+
+    def value(self, task):
+        """What a task returned; None if it pushed nothing."""
+        path = f"/dags/{self.dag}/dagRuns/{quote(self.id)}/taskInstances/{task}/xcomEntries"
+        pushed = {entry["key"] for entry in self.airflow.api("GET", path)["xcom_entries"]}
+        return self.airflow.api("GET", f"{path}/return_value")["value"] if "return_value" in pushed else None
 
     def mark_failed(self):
         """What a person does."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,9 @@ def train(request):  # noqa: C901 - a list of what to do
         with Path("/tmp/full").open("wb") as full:
             full.writelines(bytes(1 << 20) for _ in range(do["fill"]))
     (folder / "model").mkdir()
-    (folder / "model" / "weights").write_text("weights of " + str(os.getpid()))
+    (folder / "model" / "weights").write_text("weights of " + socket.gethostname())
+    if do.get("weigh"):
+        (folder / "model" / "weights").write_bytes(bytes(do["weigh"] << 20))
     (folder / "profile.json").write_text("{}")
     if do.get("link"):
         (folder / "model" / "link").symlink_to("/etc/passwd")

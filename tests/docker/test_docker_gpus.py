@@ -71,6 +71,7 @@ def gpus_of(outputs):
     return outputs["me"]["environment"]["NVIDIA_VISIBLE_DEVICES"]
 
 
+@pytest.mark.fault("F12", "four runs want two GPUs", "I1")
 def test_two_runs_never_get_one_gpu_and_a_third_waits_for_its_turn(tmp_path, ledger, place, caplog):
     caplog.set_level("INFO")
     begun = []
@@ -131,6 +132,7 @@ def test_all_named_and_none(tmp_path, ledger, place):
         assert gpus_of(outputs) == given
 
 
+@pytest.mark.fault("F11", "the GPU is lost in mid-run", "I1 I2")
 def test_a_gpu_that_is_lost_ends_the_container_and_may_be_tried_again(tmp_path, ledger, place, gpu_engine):
     with pytest.raises(StageFailed, match="KZ712") as lost:
         bridge.run(request_of(tmp_path, lines=1, lose=True), place, caller_of(ledger, "loser"))
@@ -139,6 +141,7 @@ def test_a_gpu_that_is_lost_ends_the_container_and_may_be_tried_again(tmp_path, 
     assert ledger.leases("gpu") == []
 
 
+@pytest.mark.fault("F12", "a dead caller's container still has the GPU", "I1 I2")
 def test_a_dead_callers_gpu_is_its_containers_until_that_is_gone(tmp_path, ledger, place, gpu_engine):
     def stop(*_):
         raise SystemExit

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.docker.attempts import Training
 from tests.docker.conftest import make_stage_image
+from tests.docker.watch import watch
 
-from kaizen import bridge, codec
+from kaizen import bridge
 from kaizen.adapters import docker_engine as docker_engine_module
 from kaizen.adapters.docker_engine import Engine
 from kaizen.adapters.docker_orphans import remove_orphans
@@ -21,7 +21,7 @@ from kaizen.adapters.docker_place import work_digest
 from kaizen.bridge import InputFile, Request
 from kaizen.canonical import file_digests
 from kaizen.clock import WallClock
-from kaizen.containers import LABEL, Call, Caller, Interrupted, Log, Mark, Owner, work_name
+from kaizen.containers import LABEL, Call, Caller, Interrupted, Log, Mark, Owner, labels, work_name
 from kaizen.errors import KaizenError, LeaseHeld, StageFailed
 from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun, Window
@@ -154,6 +154,7 @@ def test_a_later_attempt_adopts_the_running_container_and_goes_on_with_its_log(t
         bridge.run(request, place, first)
 
 
+@pytest.mark.fault("F02", "cleared: other work for the same task", "I1 I2")
 def test_a_task_that_starts_over_ends_what_ran_before_it(tmp_path, ledger, place, told, api):
     def stop(name, line, mark):
         raise SystemExit
@@ -212,7 +213,13 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize("name", CAUSES)
+NUMBERS = {"out of memory": "F13", "no space": "F48", "a torn result": "F48"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.fault(NUMBERS[n], n, "I1 I2 I3")) if n in NUMBERS else n for n in CAUSES],
+)
 def test_what_ended_a_container_is_told_by_cause_and_nothing_stays(tmp_path, ledger, place, told, api, name):
     do, code, said = CAUSES[name]
     with pytest.raises(KaizenError, match=code) as thrown:
@@ -223,6 +230,36 @@ def test_what_ended_a_container_is_told_by_cause_and_nothing_stays(tmp_path, led
     assert event.payload["cause"] == code
 
 
+@pytest.fixture
+def full(tmp_path):
+    """A disk of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.fault("F48", "the disk of the outputs is full", "I1 I2 I3")
+def test_outputs_that_find_no_space_are_none(tmp_path, ledger, place, told, api, full, saw):
+    request, caller = request_of(tmp_path, weigh=16), caller_of(ledger, told)
+    volume = work_name(caller.owner, work_digest(request, place))
+    facts = {"loop": "a/loop", "stage": "train", "turn": "turn-1", "work": work_digest(request, place)}
+    image = Engine(place.engine).pin(place.image)
+    where = {"type": "none", "o": "bind", "device": str(full)}
+    api.create_volume(volume, driver_opts=where, labels=labels(caller.owner, image=image, **facts))
+    with pytest.raises(StageFailed, match="KZ710") as thrown:
+        bridge.run(request, place, caller)
+    assert thrown.value.may_pass
+    assert "space" in thrown.value.what
+    published = list(Path(request.folder).glob("*"))
+    saw(published=len(published))
+    assert published == []
+    (event,) = ledger.events("a/loop", kind="ContainerRun")
+    assert event.payload["cause"] == "KZ710"
+
+
+@pytest.mark.fault("F52", "a person kills the container", "I1 I2")
 def test_ended_from_outside_is_told_apart_from_out_of_memory_and_may_be_retried(tmp_path, ledger, place, told, api):
     def kill(name, line, mark):
         api.kill(name)
@@ -230,8 +267,9 @@ def test_ended_from_outside_is_told_apart_from_out_of_memory_and_may_be_retried(
     with pytest.raises(StageFailed, match="KZ707") as thrown:
         bridge.run(request_of(tmp_path / "1", lines=1, sleep=60), place, caller_of(ledger, Log(kill)))
     assert thrown.value.may_pass
-    bridge.run(request_of(tmp_path / "2", lines=1), place, caller_of(ledger, told))
+    bridge.run(request_of(tmp_path / "2", lines=1), place, second := caller_of(ledger, told))
     assert told.texts == ["line 0"]
+    second.settle()
 
 
 def test_a_strangers_container_of_that_name_is_left_alone_and_named(tmp_path, ledger, place, told, api):
@@ -247,6 +285,7 @@ def test_a_strangers_container_of_that_name_is_left_alone_and_named(tmp_path, le
     assert (found["Id"], found["State"]) == (stranger["Id"], "created")
 
 
+@pytest.mark.fault("F52", "a person removes the container", "I1 I2")
 def test_a_removed_container_is_not_waited_for(tmp_path, ledger, place, told, api):
     def remove(name, line, mark):
         api.remove_container(name, force=True)
@@ -255,6 +294,7 @@ def test_a_removed_container_is_not_waited_for(tmp_path, ledger, place, told, ap
         bridge.run(request_of(tmp_path, lines=1, sleep=60), place, caller_of(ledger, Log(remove)))
 
 
+@pytest.mark.fault("F49", "place.timeout; it ignores SIGTERM", "I1 I2")
 def test_a_deaf_container_ends_at_its_time_limit(tmp_path, ledger, place, told, api, monkeypatch):
     monkeypatch.setattr(docker_engine_module, "HEARTBEAT", 0.5)
     short = replace(place, timeout=timedelta(seconds=1))
@@ -309,7 +349,8 @@ class Later(WallClock):
         return super().now() + self.later
 
 
-def test_an_orphan_is_removed_and_nobody_elses_container(tmp_path, ledger, place, told, api, docker_engine):
+@pytest.mark.fault("F01", "the task is killed, and nobody comes: an orphan", "I2")
+def test_an_orphan_is_removed_and_nobody_elses_container(tmp_path, ledger, place, api, docker_engine, saw):
     def stop(name, line, mark):
         raise SystemExit
 
@@ -325,12 +366,14 @@ def test_an_orphan_is_removed_and_nobody_elses_container(tmp_path, ledger, place
     assert [line.partition(" (")[0] for line in done] == [f"removed container {ours['Names'][0][1:]} of a/loop"]
     assert "its lease ran out" in done[0]
     assert [c["Id"] for c in api.containers(all=True)] == [stranger.id]
+    saw(**{"strangers left": 1})
     assert len(api.volumes()["Volumes"]) == 1
     (gone,) = remove_orphans(engine, ledger, Later(days=2), never)
     assert gone.startswith("removed volume")
     assert api.volumes()["Volumes"] == []
 
 
+@pytest.mark.fault("F01", "the task is killed, and over: an orphan at once", "I2")
 def test_the_container_of_a_task_that_is_over_does_not_wait_for_its_lease(tmp_path, ledger, place, api, docker_engine):
     def stop(name, line, mark):
         raise SystemExit
@@ -344,13 +387,15 @@ def test_the_container_of_a_task_that_is_over_does_not_wait_for_its_lease(tmp_pa
     assert api.containers(all=True) == []
 
 
-def test_a_fresh_container_goes_on_from_the_last_good_checkpoint(tmp_path, ledger, place, told, api):
+@pytest.mark.fault("F53", "killed while a checkpoint is saved", "I1 I2 I3")
+def test_a_fresh_container_goes_on_from_the_last_good_checkpoint(tmp_path, ledger, place, told, api, saw):
     with pytest.raises(StageFailed, match="KZ707"):
         bridge.run(request_of(tmp_path / "1", steps=5), place, caller_of(ledger, told, attempt=1))
     assert api.containers(all=True) == []
     second = caller_of(ledger, told, attempt=2)
     outputs = bridge.run(request_of(tmp_path / "2", steps=5), place, second)
     assert outputs["began"] == 2
+    saw(**{"went on from": f"step {outputs['began']}"})
     second.settle()
     assert api.volumes()["Volumes"] == []
     # Starting over starts from nothing.
@@ -397,59 +442,28 @@ def test_a_trial_is_other_work_than_one_with_other_parameters(tmp_path, place):
 
 
 POINTS = ("takeover", "before_create", "after_create", "before_start", "after_start", "after_failure", "after_read")
-# An attempt in a process of its own, which tells its log into a file and finds there how far it was told.
-ATTEMPT = """
-import json, sys
-from pathlib import Path
-from kaizen.containers import Log, Mark
-from kaizen.ledger import open_ledger
-from kaizen import bridge, codec
-from kaizen.spec import PlaceSpec
-from tests.docker.test_docker_place import caller_of, request_of
-folder, number, do, place = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
-told = folder / "told"
-def tell(name, line, mark):
-    with told.open("a") as log:
-        log.write(json.dumps([line.text, *mark]) + "\\n")
-def resume(name):
-    lines = told.read_text().splitlines() if told.exists() else []
-    return Mark(*json.loads(lines[-1])[1:]) if lines else Mark()
-with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
-    caller = caller_of(ledger, Log(tell, resume), attempt=number)
-    outputs = bridge.run(request_of(folder / str(number), **do), codec.decode(PlaceSpec, place), caller)
-    print((Path(outputs["model"]) / "weights").read_text())
-    caller.settle()
-"""
 
 
-def attempt(folder, number, place, fault="", **do):
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KAIZEN_FAULT": fault}
-    command = [sys.executable, "-c", ATTEMPT, str(folder), str(number), json.dumps(do), json.dumps(codec.encode(place))]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
-
-
+@pytest.mark.fault("F01", "the task is killed at each point of a container's life", "I1 I2 I3 I11")
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_any_point_the_next_attempt_gets_the_one_result(tmp_path, place, api, point):
-    fault = f"containers.{point}:kill"
-    fails = {"exit": 3} if point == "after_failure" else {}
-    first = attempt(
-        tmp_path, 1, place, fault if point != "takeover" else "containers.after_start:kill", lines=5, **fails
-    )
-    assert first.returncode == -9, first.stderr
-    seen = {c["Id"] for c in api.containers(all=True)}
-    if point == "takeover":
-        assert attempt(tmp_path, 2, place, fault, lines=5).returncode == -9
-    last = attempt(tmp_path, 3, place, lines=5, **fails)
+def test_killed_at_any_point_the_next_attempt_gets_the_one_result(tmp_path, place, api, saw, point):
+    fault, fails = f"containers.{point}:kill", {"exit": 3} if point == "after_failure" else {}
+    training = Training(tmp_path, place, lines=5, **fails)
+    with watch(api) as engine:
+        first = fault if point != "takeover" else "containers.after_start:kill"
+        assert training.attempt(first) == -9, training.errors(1).read_text()
+        if point == "takeover":
+            assert training.attempt(fault) == -9
+        assert training.attempt() == (1 if fails else 0)
+    # What failed and was told is tried again, in another container; nothing else runs twice.
+    assert training.told() == [f"line {n}" for n in range(5)] * (2 if fails else 1)
+    assert len(engine.started) == (2 if fails else 1)
     if fails:
-        assert "KZ703" in last.stderr
+        assert "KZ703" in training.errors(2).read_text()
     else:
-        assert last.stdout.startswith("weights of")
-    told = [json.loads(line)[0] for line in (tmp_path / "told").read_text().splitlines()]
-    # What failed and was told is tried again, in another container; nothing else is.
-    assert told == [f"line {n}" for n in range(5)] * (2 if fails else 1)
-    if point in ("after_start", "after_read", "takeover"):
-        assert len(seen) == 1
+        assert training.kept()["weights"] == f"weights of {engine.started[-1][:12]}"
     assert api.containers(all=True) == []
+    saw(kills=training.attempts - 1, lines=len(training.told()))
 
 
 def test_the_shell_lists_containers_mends_and_examines_the_engine(tmp_path, place, api, capsys, monkeypatch):

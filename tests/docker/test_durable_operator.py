@@ -7,6 +7,7 @@ import time
 
 import pytest
 from tests.docker.counting import Run, containers, counting_airflow
+from tests.docker.watch import counted
 
 from kaizen.containers import LABEL
 
@@ -51,10 +52,49 @@ with DAG("opens", schedule=None):
 '''
 
 
+# A DAG as people write them for the Docker provider. Only its import is another one.
+EXAMPLE = """
+from airflow.sdk import DAG
+IMPORT
+
+SHARED = {"image": "IMAGE", "docker_url": "HOST", "auto_remove": "success", "mount_tmp_dir": False}
+
+with DAG("NAME", schedule=None, default_args=SHARED):
+    host = DockerOperator(task_id="host", command="/bin/sh -c 'echo looking around; uname -s'")
+    words = DockerOperator(
+        task_id="words",
+        command=["sh", "-c", "for word in $WORDS; do echo $word; done | sort | uniq"],
+        environment={"WORDS": "pear apple {{ ti.xcom_pull(task_ids='host') }} apple"},
+        xcom_all=True,
+    )
+    count = DockerOperator(
+        task_id="count",
+        command="python -c 'print({{ ti.xcom_pull(task_ids='words') | length }} + 1)'",
+        mem_limit="64m",
+        cpus=0.5,
+        user="1000",
+        working_dir="/tmp",
+    )
+    kept = DockerOperator(
+        task_id="kept",
+        command='bash -c "cd $AIRFLOW_TMP_DIR && echo {{ ti.xcom_pull(task_ids="count") }} > kept && cat kept"',
+        mount_tmp_dir=True,
+        auto_remove="force",
+    )
+    quiet = DockerOperator(task_id="quiet", command="sleep 0.1", do_xcom_push=False)
+    empty = DockerOperator(task_id="empty", command="test 3 = 4", skip_on_exit_code=1)
+    host >> words >> count >> kept >> [quiet, empty]
+"""
+PROVIDER = "from airflow.providers.docker.operators.docker import DockerOperator"
+SWAPPED = "from kaizen_airflow.operators.docker import DurableDockerOperator as DockerOperator"
+
+
 @pytest.fixture(scope="module")
 def airflow(docker_engine, tmp_path_factory):
-    with counting_airflow(docker_engine, tmp_path_factory.mktemp("airflow"), DAGS) as service:
-        service.wait_for_dags(["plain", "slow"])
+    written = {"theirs": PROVIDER, "ours": SWAPPED}
+    others = {name: EXAMPLE.replace("IMPORT", line).replace("NAME", name) for name, line in written.items()}
+    with counting_airflow(docker_engine, tmp_path_factory.mktemp("airflow"), DAGS, others=others) as service:
+        service.wait_for_dags(["plain", "slow", *others])
         yield service
 
 
@@ -89,6 +129,7 @@ def test_behind_walls_it_has_its_result_from_a_file_or_fails(airflow, api):
     assert not api.volumes(filters={"label": LABEL})["Volumes"]
 
 
+@pytest.mark.fault("F13", "out of memory, on Airflow: not retried", "I1 I2")
 def test_causes_decide_whether_a_retry_makes_sense(airflow, api):
     runs = {dag: Run(airflow, dag) for dag in ("fails", "hungry", "no_command")}
     assert {run.ended() for run in runs.values()} == {"failed"}
@@ -100,7 +141,8 @@ def test_causes_decide_whether_a_retry_makes_sense(airflow, api):
     assert "KZ708" in runs["no_command"].log()
 
 
-def test_killed_again_and_again_it_is_one_container_and_every_line_is_told_once(airflow, api):
+@pytest.mark.fault("F01", "the task of a DurableDockerOperator is killed, on Airflow", "I1 I2 I11")
+def test_killed_again_and_again_it_is_one_container_and_every_line_is_told_once(airflow, api, saw):
     dice = random.Random(1)
     run = Run(airflow, "long")
     seen = set()
@@ -117,8 +159,10 @@ def test_killed_again_and_again_it_is_one_container_and_every_line_is_told_once(
     assert run.xcom == "line 49"
     assert run.task["try_number"] == 4
     run.until(lambda: containers(api) == [], "removal")
+    saw(kills=3, wrong=int(run.xcom != "line 49"), **counted(run.counted(), 50))
 
 
+@pytest.mark.fault("F02", "a person marks it failed; it ignores SIGTERM", "I1 I2")
 def test_marked_failed_by_a_person_a_deaf_container_ends_soon(airflow, api):
     run = Run(airflow, "deaf")
     run.until(lambda: run.counted(), "the first line")
@@ -129,6 +173,7 @@ def test_marked_failed_by_a_person_a_deaf_container_ends_soon(airflow, api):
     assert run.ended() == "failed"
 
 
+@pytest.mark.fault("F02", "a person clears it while it runs", "I1 I2")
 def test_cleared_while_it_runs_it_starts_over_with_another_container(airflow, api):
     run = Run(airflow, "long")
     run.until(lambda: run.counted(), "the first line")
@@ -139,7 +184,22 @@ def test_cleared_while_it_runs_it_starts_over_with_another_container(airflow, ap
     assert run.counted()[-50:] == [f"line {n}" for n in range(50)]
 
 
+@pytest.mark.fault("F49", "execution_timeout; it ignores SIGTERM", "I1 I2")
 def test_an_execution_timeout_ends_the_container(airflow, api):
     run = Run(airflow, "slow")
     assert run.ended() == "failed"
     run.until(lambda: containers(api) == [], "its end")
+
+
+@pytest.mark.drill
+def test_a_dag_for_the_docker_provider_runs_with_only_its_import_changed(airflow, api):
+    runs = {dag: Run(airflow, dag, task="kept") for dag in ("theirs", "ours")}
+    states, values = {}, {}
+    for dag, run in runs.items():
+        run.until(lambda run=run: run.state in ("success", "failed"), "the end of the DAG")
+        states[dag] = {task["task_id"]: task["state"] for task in airflow.task_instances(dag, run.id)}
+        values[dag] = {name: run.value(name) for name in states[dag]}
+    done = dict.fromkeys(("host", "words", "count", "kept", "quiet"), "success")
+    assert states == {dag: {**done, "empty": "skipped"} for dag in runs}, runs["ours"].log()
+    said = {"host": "Linux", "words": ["Linux", "apple", "pear"], "count": "4", "kept": "4"}
+    assert values == {dag: {**said, "quiet": None, "empty": None} for dag in runs}

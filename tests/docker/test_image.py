@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,11 @@ def packages(*names: str) -> Iterator[tuple[str, Path]]:
                 yield file.as_posix(), Path(str(file.locate()))
 
 
-def make_base(engine: DockerEngine, name: str, *names: str) -> str:
-    """A base image as people have them: Python with pip, which finds this machine's index, and these packages."""
+def make_base(engine: DockerEngine, name: str, *names: str, folders: Mapping[str, Path] | None = None) -> str:
+    """A base image as people have them: Python with pip, which finds this machine's index, and these packages.
+
+    ``folders`` are added, by where they lie in the image.
+    """
     api = engine.client.api
     settings, certificates = pip_settings()
     (pip,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
@@ -122,6 +125,8 @@ def make_base(engine: DockerEngine, name: str, *names: str) -> str:
                 archive.addfile(entry, io.BytesIO(data))
             for path, file in packages(*names):
                 archive.add(file, f"usr/lib/python3/dist-packages/{path}", recursive=False)
+            for target, folder in (folders or {}).items():
+                archive.add(folder, target)
         stream.seek(0)
         made = api.create_container(build_base_image(engine), ["true"])
         api.put_archive(made, "/", stream)

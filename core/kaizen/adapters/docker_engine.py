@@ -225,13 +225,11 @@ class Engine:
 
         Raises ``StageFailed`` KZ717 if a stranger's has the name.
         """
-        body = {**wanted.config, "Labels": wanted.labels}
-        try:
-            self.ask(self.api.create_container_from_config, body, wanted.name)
-        except APIError as error:
-            if error.status_code != 409:
-                raise self._not_started(wanted, error) from error
-        found = self.find(wanted.name)
+        until = time.monotonic() + CALL_TIMEOUT
+        # The engine refuses a name before the container that has it can be seen.
+        while not (made := self._make(wanted)) and self.find(wanted.name) is None and time.monotonic() < until:
+            time.sleep(0.1)
+        found = self.find(made or wanted.name)
         if found is None:
             raise Cause.ENDED_FROM_OUTSIDE.error(
                 what="the container was removed from outside",
@@ -248,6 +246,16 @@ class Engine:
                 action="rename or remove that container; Kaizen does not touch it",
             )
         return found
+
+    def _make(self, wanted: Wanted) -> str:
+        """The id of a new container, "" if its name is taken."""
+        body = {**wanted.config, "Labels": wanted.labels}
+        try:
+            return str(self.ask(self.api.create_container_from_config, body, wanted.name)["Id"])
+        except APIError as error:
+            if error.status_code != 409:
+                raise self._not_started(wanted, error) from error
+            return ""
 
     def put(self, container: str, folder: str, files: Sequence[tuple[tarfile.TarInfo, Path | bytes]]) -> None:
         """Write files below ``folder`` of a container, running or not, streamed."""

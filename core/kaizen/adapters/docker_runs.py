@@ -18,7 +18,7 @@ from kaizen.adapters.docker_engine import HEARTBEAT, Ended, Engine, Wanted, remo
 from kaizen.causes import Cause
 from kaizen.clock import Clock
 from kaizen.containers import LABEL, Caller, Interrupted, lease_resource
-from kaizen.errors import KaizenError, LeaseHeld, LedgerError
+from kaizen.errors import KaizenError, LeaseHeld, LedgerError, StageFailed
 from kaizen.faults import fault_point
 from kaizen.ledger import Lease, Ledger
 from kaizen.records import ContainerRun
@@ -51,9 +51,18 @@ def told_as_refusals() -> Iterator[None]:
 def acquire(caller: Caller, engine: Engine, name: str, ttl: timedelta | None = None) -> Lease:
     """The lease of a container; taken over from an earlier attempt that is given up.
 
-    Raises ``LeaseHeld`` KZ503 if somebody else, or a later attempt, has it.
+    Raises ``LeaseHeld`` KZ503 if somebody else, or a later attempt, has it; ``StageFailed`` KZ727 if another engine may
+    have a container of this task.
     """
-    resource, ttl = lease_resource(engine.id, name), ttl or lease_time(caller)
+    lease = _acquire(caller, lease_resource(engine.id, name), ttl or lease_time(caller))
+    # Looked for afterwards: of two attempts that come to two engines at once none makes a container unseen.
+    if elsewhere := _held_elsewhere(caller, engine, name):
+        caller.ledger.release(lease, caller.clock.now())
+        raise _on_another_engine(elsewhere, engine)
+    return lease
+
+
+def _acquire(caller: Caller, resource: str, ttl: timedelta) -> Lease:
     try:
         return caller.ledger.acquire(resource, caller.owner.holder, ttl, caller.clock.now())
     except LeaseHeld as held:
@@ -62,6 +71,28 @@ def acquire(caller: Caller, engine: Engine, name: str, ttl: timedelta | None = N
         caller.ledger.release(held.lease, caller.clock.now())
         fault_point("containers.takeover")
         return caller.ledger.acquire(resource, caller.owner.holder, ttl, caller.clock.now())
+
+
+def _held_elsewhere(caller: Caller, engine: Engine, name: str) -> Lease | None:
+    """The lease of a container on another engine that works, or may work, for the same task."""
+    for lease in caller.ledger.leases("container/"):
+        other, _, held = lease.resource.removeprefix("container/").partition("/")
+        if other == engine.id or lease.expires_at <= caller.clock.now() or not caller.owner.is_of(lease.holder):
+            continue
+        # Who does not supersede may do other work beside it.
+        if caller.owner.supersedes or held == name:
+            return lease
+    return None
+
+
+def _on_another_engine(elsewhere: Lease, engine: Engine) -> StageFailed:
+    other, _, name = elsewhere.resource.removeprefix("container/").partition("/")
+    return Cause.ON_ANOTHER_ENGINE.error(
+        where=f"place.engine: {engine.url or 'the default engine'}, id {engine.id}",
+        value=f"{elsewhere.holder} holds container {name} on the engine with id {other} (docker info)",
+        limit="one container of a task on all engines",
+        action=f"retry with that engine, where it is adopted, or after {elsewhere.expires_at:%F %T} UTC",
+    )
 
 
 def end_stale(engine: Engine, caller: Caller, name: str, grace: timedelta) -> None:

@@ -1,0 +1,107 @@
+"""Eight processes, two GPUs, SIGKILL at random: never two holders, first come first served, all free in the end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+
+pytest.importorskip("docker", reason="pip install 'kaizen-mlops[docker]'")
+
+from tests.docker.gpu_users import GPUS, Containers, use
+
+from kaizen.ledger import LEASES, open_ledger
+
+PROCESSES = multiprocessing.get_context("forkserver")
+# Seed, SIGKILLs, seconds between two of them at most.
+FEW = pytest.param(1, 20, 0.5, id="seed-1")
+MANY = pytest.param(2, 500, 1.0, id="seed-2", marks=pytest.mark.soak)
+
+
+class Users:
+    """Processes in eight places; who ends, or is killed, is followed by another."""
+
+    def __init__(self, folder, dice):
+        self.folder, self.dice = folder, dice
+        self.begun, self.kills = 0, 0
+        self.places = [self.begin() for _ in range(8)]
+
+    def begin(self, count=0):
+        self.begun += 1
+        count = count or self.dice.choice([1, 1, 2])
+        given = (self.folder, f"user-{self.begun}", count, self.dice.uniform(0.05, 0.5))
+        process = PROCESSES.Process(target=use, args=given)
+        process.start()
+        return process
+
+    def kill_one(self, pause):
+        """Some time passes, somebody is killed; whoever has ended meanwhile is followed as well."""
+        time.sleep(self.dice.uniform(0, pause))
+        place = self.dice.randrange(len(self.places))
+        self.places[place].kill()
+        for number, process in enumerate(self.places):
+            if number == place or not process.is_alive():
+                process.join()
+                self.kills += process.exitcode == -9
+                assert process.exitcode in (0, -9)
+                self.places[number] = self.begin()
+
+
+@pytest.fixture(autouse=True)
+def warm(monkeypatch):
+    """Processes start with everything imported."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    PROCESSES.set_forkserver_preload(["tests.docker.gpu_users", "kaizen.adapters.sql_databases"])
+
+
+@pytest.mark.fault("F12", "8 processes want 2 GPUs, and are killed at random", "I1 I2")
+@pytest.mark.parametrize(("seed", "kills", "pause"), [FEW, MANY])
+def test_a_gpu_has_one_holder_whoever_is_killed_and_everybody_gets_one_in_turn(tmp_path, saw, seed, kills, pause):
+    users = Users(tmp_path, random.Random(seed))
+    while users.kills < kills:
+        users.kill_one(pause)
+    for survivor in users.places:
+        survivor.join(60)
+        assert survivor.exitcode == 0, "somebody waits for ever"
+    last = [users.begin() for _ in range(8)]
+    time.sleep(users.dice.uniform(0.5, 1.5))
+    for process in last:
+        process.kill()
+    heir = users.begin(count=2)
+    heir.join(30)
+    assert heir.exitcode == 0, "not all GPUs are free again"
+    served, doubled, late = Containers(tmp_path).ran(), overlaps(tmp_path), out_of_turn(tmp_path)
+    saw(kills=users.kills, served=len(served), **{"two holders": len(doubled), "out of turn": len(late)})
+    assert (doubled, late) == ([], [])
+    assert {gpu for container in served for gpu in container["gpus"]} == set(GPUS)
+
+
+def overlaps(folder):
+    """Pairs of containers that had one GPU at the same time."""
+    found = []
+    for gpu in GPUS:
+        mine = sorted((c for c in Containers(folder).ran() if gpu in c["gpus"]), key=lambda c: c["from"])
+        found += [(before, after) for before, after in pairwise(mine) if after["from"] < before["until"]]
+    return found
+
+
+def out_of_turn(folder):
+    """Pairs of which the second had asked first, and was given all that it asked for last."""
+    served = {container["name"] for container in Containers(folder).ran()}
+    asked, given = {}, {}
+    with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
+        for event in ledger.events(LEASES):
+            if event.kind == "LeaseReleased":
+                continue
+            holder = event.payload["holder"]
+            if event.subject.startswith("lease/gpu-ticket/"):
+                asked.setdefault(holder, event.position)
+            elif holder in served:
+                given[holder] = event.position
+    turns = [asked[holder] for holder in sorted(given, key=given.__getitem__)]
+    return [(before, after) for before, after in pairwise(turns) if before > after]
