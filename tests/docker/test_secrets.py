@@ -14,9 +14,10 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import create_engine, inspect, text
+from tests.docker.attempts import Training
 from tests.docker.conftest import make_stage_image
 from tests.docker.faulty_socket import FaultySocket
-from tests.docker.test_docker_place import Told, attempt, caller_of, request_of
+from tests.docker.test_docker_place import Told, caller_of, request_of
 from tests.docker.test_docker_proxy import proxy_of
 from tests.loops import make_loop
 
@@ -189,14 +190,13 @@ def test_what_opens_a_model_gets_no_secret_and_needs_none(tmp_path, ledger, plac
 
 
 def test_an_attempt_that_is_killed_between_start_and_secret_is_followed_by_one_that_gives_it(tmp_path, place, api):
-    first = attempt(tmp_path, 1, place, "containers.after_start:kill", secret="password", lines=3)
-    assert first.returncode == -9, first.stderr
+    training = Training(tmp_path, place, secret="password", lines=3)
+    assert training.attempt("containers.after_start:kill") == -9, training.errors(1).read_text()
     (waiting,) = api.containers()
-    last = attempt(tmp_path, 2, place, secret="password", lines=3)
-    assert last.stdout.startswith("weights of"), last.stderr
-    told = [json.loads(line)[0] for line in (tmp_path / "told").read_text().splitlines()]
-    assert told == ["the secret is ***", "line 0", "line 1", "line 2"]
-    assert_clean(error=last.stderr)
+    assert training.attempt() == 0, training.errors(2).read_text()
+    assert training.kept()["weights"].startswith("weights of")
+    assert training.told() == ["the secret is ***", "line 0", "line 1", "line 2"]
+    assert_clean(error=training.errors(2).read_text())
     assert waiting["State"] == "running"
     assert api.containers(all=True) == []
 
