@@ -9,10 +9,12 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import distribution
@@ -30,9 +32,10 @@ from tests.services import NotInstalledError
 
 from kaizen.adapters.docker_engine import Engine
 from kaizen.cli import main
+from kaizen.containers import LABEL
 from kaizen.images import CONTENT, DIRTY, REVISION
 from kaizen.ledger import open_ledger
-from kaizen.records import ContainerRun, TrainedModel, TurnRecord
+from kaizen.records import ContainerRun, Search, TrainedModel, TurnRecord
 
 CANARY = "canary-7f3a"
 IMAGE = "flights-train:1"
@@ -260,6 +263,42 @@ def test_a_turn_in_containers_of_the_image_makes_a_champion_and_leaves_nothing(
     assert {run.image_id for run in runs} == {api.inspect_image(IMAGE)["Id"]}
     assert api.containers(all=True) == []
     assert api.volumes()["Volumes"] in (None, [])
+
+
+@pytest.mark.soak
+def test_a_search_in_containers_that_is_killed_in_a_trial_goes_on_with_the_very_container(
+    docker: DockerEngine, built: tuple[list[str], Ended], project: Path, tmp_path: Path
+) -> None:
+    searching, api = tmp_path / "flights", docker.client.api
+    shutil.copytree(project, searching, ignore=shutil.ignore_patterns(".kaizen"))
+    overlay = searching / "conf/local/kaizen.yml"
+    parameters = {"training.learning_rate": {"default": 0.15, "low": 0.02, "high": 0.5, "log": True}}
+    tune = {"parameters": parameters, "trials": 3, "gpu_hours": 1.0}
+    overlay.write_text(yaml.safe_dump({**yaml.safe_load(overlay.read_text()), "tune": tune}))
+    command = [sys.executable, "-m", "kaizen.cli", "turn", str(searching / "conf/base/kaizen.yml")]
+    with (tmp_path / "killed.log").open("wb") as log:
+        first = subprocess.Popen(command, cwd=searching, stdout=log, stderr=log)
+        trial: list[str] = []
+        while len(trial) < 2:
+            assert first.poll() is None, (tmp_path / "killed.log").read_text()
+            running = api.containers(filters={"label": f"{LABEL}.stage=trial"})
+            trial += [found["Id"] for found in running if found["Id"] not in trial]
+            time.sleep(0.2)
+        first.kill()
+        first.wait()
+    succeed(call_warm(searching, "kaizen.cli", "turn"))
+    with open_ledger(f"sqlite:///{searching}/.kaizen/ledger.db") as ledger:
+        (search,) = [Search.from_json(e.payload) for e in ledger.events("nyc/flights", kind="Search")]
+        (model,) = [TrainedModel.from_json(e.payload) for e in ledger.events("nyc/flights", kind="TrainedModel")]
+        keys = {e.key: ContainerRun.from_json(e.payload) for e in ledger.events("nyc/flights", kind="ContainerRun")}
+    assert [trial.state for trial in search.trials] == ["complete"] * 3
+    tried = {key for key, run in keys.items() if run.stage == "trial"}
+    # One container for each trial: the one that ran when its task was killed is among them.
+    assert len(tried) == 3
+    assert set(trial) <= tried
+    best = search.parameters["training.learning_rate"]
+    assert model.parameters["tune.training.learning_rate"] == str(best)
+    assert api.containers(all=True) == []
 
 
 @pytest.mark.soak
