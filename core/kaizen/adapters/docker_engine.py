@@ -531,9 +531,10 @@ def read_lines(pieces: Iterable[bytes], *, ended: bool, clean: Callable[[str], s
 
 def _exchange(stream: Any, data: bytes) -> str:
     """Send ``data`` over the connection of a command, and read what comes until the command ends."""
-    with closing(stream):
-        # What docker-py returns depends on the engine's URL: a socket, or a file around one, which cannot send all.
-        connection, said = getattr(stream, "_sock", stream), b""
+    # What docker-py returns depends on the engine's URL: a socket, or a file around one, which neither sends all nor
+    # closes it.
+    connection, said = getattr(stream, "_sock", stream), b""
+    with closing(connection), closing(stream):
         connection.settimeout(CALL_TIMEOUT)
         connection.sendall(data)
         while more := connection.recv(_CHUNK):
