@@ -8,24 +8,18 @@ Needs the Docker provider: ``pip install 'kaizen-mlops[airflow-docker]'``.
 from __future__ import annotations
 
 import shutil
-import tarfile
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.docker.exceptions import DockerContainerFailedException, DockerContainerFailedSkipException
-from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk import conf
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
-from docker.types import Mount
 
-from kaizen.adapters.docker_engine import Ended, Engine, Wanted, parse_result
+from kaizen.adapters.docker_engine import Ended, Engine
 from kaizen.adapters.docker_runs import (
     acquire,
     attend,
@@ -37,48 +31,33 @@ from kaizen.adapters.docker_runs import (
     start_or_adopt,
     told_as_refusals,
 )
-from kaizen.bridge import RESULT
-from kaizen.canonical import digest
 from kaizen.causes import Cause
 from kaizen.clock import WallClock
 from kaizen.containers import (
     LABEL,
-    MOUNT,
     Caller,
     Interrupted,
-    format_size,
-    labels,
     lease_resource,
     why_ended,
-    work_name,
 )
 from kaizen.errors import StageFailed
 from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun
-from kaizen.spec import PlaceSpec
-from kaizen.walls import put_up, read_walls
 from kaizen_airflow.containers import call_of
 from kaizen_airflow.engines import EngineAddress
 from kaizen_airflow.hooks.kaizen import KaizenHook
+from kaizen_airflow.operators.planned import PlannedDockerOperator
 from kaizen_airflow.operators.stage import RefusalPolicy
 from kaizen_airflow.triggers.container import OVERDUE, ContainerTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from docker import APIClient
     from kaizen.ledger import Lease, Ledger
 
-_KEPT = {"never": "ended", "success": "failed", "force": ""}
-"""By ``auto_remove``, which containers stay for somebody to look at."""
 PERMANENT = (Cause.BAD_IMAGE, Cause.OTHER_MACHINE, Cause.NO_IMAGE, Cause.NO_GPU, Cause.STRANGERS_NAME)
 """What no retry mends."""
 
-RESULT_VARIABLE = "KAIZEN_RESULT"
-"""Names the file, inside the container, in which a result is expected."""
-
-MAX_XCOM = 64 * 1024
-"""Bytes of a result file: it goes into Airflow's database."""
 _MARGIN = timedelta(seconds=20)
 """What a triggerer may be late by."""
 
@@ -102,7 +81,7 @@ class CausePolicy(RefusalPolicy):
         return super().evaluate(exception, try_number, max_tries, context)
 
 
-class DurableDockerOperator(DockerOperator):
+class DurableDockerOperator(PlannedDockerOperator):
     """``DockerOperator`` with one container through any kill: a retry adopts it, goes on with its log, has its result.
 
     Arguments, connection and defaults are the parent's. So is its XCom value, but taken from the log as it is after the
@@ -113,10 +92,7 @@ class DurableDockerOperator(DockerOperator):
             else a file below AIRFLOW_HOME.
         stop_timeout: seconds between SIGTERM and SIGKILL when the container is to end.
         deferrable: wait for the container in the triggerer, without a worker's slot.
-        walls: keys of ``place`` in ``kaizen.yml``, such as ``{"memory": "8g", "opened": ["network"]}``: the container
-            runs behind the walls of ``place: {mode: docker}``, with these; {} for its defaults. None: without.
-        result_file: the XCom value is the JSON in the file that the variable KAIZEN_RESULT names inside the container,
-            instead of what the log says. A container that leaves none has failed.
+        walls, result_file: see ``PlannedDockerOperator``.
     """
 
     def __init__(
@@ -125,41 +101,28 @@ class DurableDockerOperator(DockerOperator):
         kaizen_conn_id: str = KaizenHook.default_conn_name,
         stop_timeout: float = 10.0,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        walls: Mapping[str, Any] | None = None,
-        result_file: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", CausePolicy())
-        if walls is not None:
-            # The parent's folder for large files is one of the host's.
-            kwargs.setdefault("mount_tmp_dir", False)
         super().__init__(**kwargs)
         self.kaizen_conn_id = kaizen_conn_id
         self.stop_timeout = stop_timeout
         self.deferrable = deferrable
-        self.walls = walls
-        self.result_file = result_file
         # Only when Airflow knows of the success may the container go: a task that dies before is tried again.
         self.on_success_callback = [*_as_list(self.on_success_callback), _remove_ended]
         self._ended_name = ""
-        self._planner: _Planner | None = None
         self._following = False
-
-    @property
-    def cli(self) -> APIClient:
-        """The parent's client; while a container is planned, one that only takes down what the parent would make."""
-        return self._planner or super().cli
 
     @told_as_refusals()
     def execute(self, context: Context) -> Any:
         """Make the container or adopt it, attend it to its end, and return what it said."""
         self._normalize_mounts()
         with self._at_work(context) as (engine, caller):
-            wanted = self._wanted(engine, caller)
+            wanted = self.wanted(engine, caller)
             lease = acquire(caller, engine, wanted.name)
             end_stale(engine, caller, wanted.name, self._grace)
             found = find_adoptable(engine, caller, wanted.name, set_aside=lambda told: self._set_aside(engine, told))
-            container = start_or_adopt(engine, wanted, found, prepare=lambda made: self._prepare(engine, made))
+            container = start_or_adopt(engine, wanted, found, prepare=lambda made: self.prepare(engine, made))
             if self.deferrable and engine.runs(container):
                 self._defer(context, caller, lease, wanted.name, container)
             return self._outcome(engine, caller, lease, self._attend(engine, caller, lease, container))
@@ -240,77 +203,6 @@ class DurableDockerOperator(DockerOperator):
     def _ledger(self) -> AbstractContextManager[Ledger]:
         return open_ledger(KaizenHook(self.kaizen_conn_id).ledger_url())
 
-    # What the parent would make.
-
-    def _wanted(self, engine: Engine, caller: Caller) -> Wanted:
-        config = self._plan(engine, None)
-        # Values of secrets are left out: a digest of a short one would tell it.
-        asked = {**config, "Env": sorted(f"{k}={v}" for k, v in self.environment.items())}
-        work = digest([str(self.image), asked, *self._options()])
-        name = self.container_name or work_name(caller.owner, work)
-        if self.mount_tmp_dir:
-            # It lives as long as the container, not as long as this process.
-            folder = self._tmp_dir_of(name)
-            folder.mkdir(mode=0o700, exist_ok=True)
-            config = self._plan(engine, folder)
-        if self.force_pull and engine.find(name) is None:
-            engine.pull(str(self.image))
-        config["Image"] = engine.pin(str(self.image))
-        config["HostConfig"].setdefault("Init", True)
-        if self.walls is not None:
-            config = put_up(config, self._place(), name, self.task_id)
-        own = self._add_result(config, name) if self.result_file else {}
-        described = {"loop": caller.loop, "stage": self.task_id, "turn": "", "work": work, "image": config["Image"]}
-        ours = {**labels(caller.owner, **described), f"{LABEL}.keep": _KEPT[self.auto_remove]}
-        if self._options():
-            engine.volume_labels(name, ours)
-        given = self.labels if isinstance(self.labels, dict) else dict.fromkeys(self.labels or [], "")
-        return Wanted(name, {**given, **ours, **own}, config)
-
-    def _place(self) -> PlaceSpec:
-        """The walls; what the parent's arguments ask for must fit into them."""
-        asked = {"memory": self.mem_limit, "network": self.network_mode, "user": self.user}
-        given = {name: str(value) for name, value in asked.items() if value}
-        return read_walls({**given, **(self.walls or {})}, str(self.image), self.task_id)
-
-    def _options(self) -> list[Any]:
-        """What makes the container another one than the parent's; it has a volume of its own then."""
-        return [self.walls, self.result_file] if self.walls is not None or self.result_file else []
-
-    def _add_result(self, config: dict[str, Any], name: str) -> dict[str, str]:
-        """Tell the container where its result goes, a folder of its own on the volume; the label that remembers it."""
-        folder = f"run-{token_hex(8)}"
-        config["Env"] = [*(config.get("Env") or []), f"{RESULT_VARIABLE}={MOUNT}/{folder}/{RESULT}"]
-        host = config["HostConfig"]
-        if self.walls is None:
-            host["Mounts"] = [*(host.get("Mounts") or []), {"Type": "volume", "Source": name, "Target": MOUNT}]
-        return {f"{LABEL}.folder": folder}
-
-    def _prepare(self, engine: Engine, made: dict[str, Any]) -> None:
-        """Make the folder of the result, for whoever the container runs as."""
-        if self.result_file:
-            folder = tarfile.TarInfo(made["Config"]["Labels"][f"{LABEL}.folder"])
-            # Who that is an image may say by a name; the folder is the container's alone in any case.
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o777
-            engine.put(made["Id"], MOUNT, [(folder, b"")])
-
-    def _plan(self, engine: Engine, tmp_dir: Path | None) -> dict[str, Any]:
-        """The body of the call by which the parent would create its container."""
-        mounts = [*self.mounts, *([Mount(self.tmp_dir, str(tmp_dir), "bind")] if tmp_dir else [])]
-        self._planner = _Planner(engine.api)
-        try:
-            self._run_image_with_mounts(mounts, add_tmp_variable=tmp_dir is not None)
-        except _PlannedError as planned:
-            given = planned.given
-        finally:
-            self._planner = None
-        for name in ("name", "labels"):
-            given.pop(name)
-        return dict(engine.api.create_container_config(**given))
-
-    def _tmp_dir_of(self, name: str) -> Path:
-        return Path(self.host_tmp_dir or tempfile.gettempdir()) / f"airflowtmp-{name}"
-
     def _set_aside(self, engine: Engine, ended: dict[str, Any]) -> None:
         """Free the name of a container that failed before."""
         if self.auto_remove == "force":
@@ -354,9 +246,9 @@ class DurableDockerOperator(DockerOperator):
         name = lease.resource.rpartition("/")[2]
         if remove:
             engine.remove(name)
-            if self._options():
+            if self.options:
                 engine.remove_volume(name)
-            shutil.rmtree(self._tmp_dir_of(name), ignore_errors=True)
+            shutil.rmtree(self.tmp_dir_of(name), ignore_errors=True)
         ledger.release(lease, WallClock().now())
 
     def _record(self, ended: Ended, failure: StageFailed | None) -> ContainerRun:
@@ -374,12 +266,12 @@ class DurableDockerOperator(DockerOperator):
         )
 
     def _failure(self, ended: Ended) -> StageFailed:
-        memory = str(self.mem_limit or "of the engine") if self.walls is None else self._place().memory
+        memory = str(self.mem_limit or "of the engine") if self.walls is None else self.place.memory
         return why_ended(ended.state, memory, str(self.image), name=ended.name, peak=ended.peak, tail=ended.tail)
 
     def _value(self, engine: Engine, ended: Ended) -> Any:
         if self.result_file:
-            return self._result(engine, ended)
+            return self.read_result(engine, ended)
         if self.retrieve_output:
             found: list[str] | str | None = self._attempt_to_retrieve_result()  # type: ignore[no-untyped-call]
             return found
@@ -389,19 +281,6 @@ class DurableDockerOperator(DockerOperator):
         if self.xcom_all:
             return lines
         return lines[-1] if lines else None
-
-    def _result(self, engine: Engine, ended: Ended) -> dict[str, Any]:
-        path = f"{MOUNT}/{ended.labels[f'{LABEL}.folder']}/{RESULT}"
-        where, limit = f"container {ended.name}: {path}", f"a JSON object of at most {format_size(MAX_XCOM)}"
-        try:
-            data = engine.read_file(ended.id, path, MAX_XCOM)
-            if data is not None:
-                return parse_result(data)
-        except ValueError as error:
-            raise Cause.DAMAGED_RESULT.error(where=where, value=str(error)[:300], limit=limit) from error
-        raise Cause.NO_RESULT.error(
-            where=where, value="exit code 0, and no such file", limit=limit, action=f"write it to ${RESULT_VARIABLE}"
-        )
 
     def _log_lines(self, engine: Engine, container: str) -> list[str]:
         """The container's whole log as the engine has it now, or its last line if no more is wanted."""
@@ -420,19 +299,3 @@ def _as_list(callbacks: Any) -> list[Any]:
     if callbacks is None:
         return []
     return list(callbacks) if isinstance(callbacks, list | tuple | set) else [callbacks]
-
-
-class _PlannedError(Exception):
-    def __init__(self, given: dict[str, Any]) -> None:
-        super().__init__()
-        self.given = given
-
-
-class _Planner:
-    """Stands where the parent has its client, up to the call that would create a container."""
-
-    def __init__(self, api: APIClient) -> None:
-        self.create_host_config = api.create_host_config
-
-    def create_container(self, **given: Any) -> None:
-        raise _PlannedError(given)
