@@ -17,7 +17,9 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "Kaizen",
-                "python-modules": [f"kaizen_airflow.operators.{stage}" for stage in (*_STAGES, "stage", "docker")],
+                "python-modules": [
+                    f"kaizen_airflow.operators.{stage}" for stage in (*_STAGES, "stage", "planned", "docker")
+                ],
             }
         ],
         "hooks": [{"integration-name": "Kaizen", "python-modules": ["kaizen_airflow.hooks.kaizen"]}],
