@@ -11,9 +11,6 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-
-pytest.importorskip("docker", reason="pip install 'kaizen-mlops[docker]'")
-
 from tests.docker.gpu_users import GPUS, Containers, use
 
 from kaizen.adapters import docker_gpus
