@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kaizen.adapters import docker_gpus
@@ -29,11 +29,12 @@ class Containers:
         self._history = folder / "history"
         self._history.touch()
 
-    def run(self, name, gpus, seconds):
+    def run(self, name, gpus, seconds, *, lapsed):
         """Start one: a whole line or nothing."""
         now = time.time()
+        facts = {"name": name, "gpus": gpus, "from": now, "until": now + seconds, "lapsed": lapsed}
         with self._history.open("a") as history:
-            history.write(json.dumps({"name": name, "gpus": gpus, "from": now, "until": now + seconds}) + "\n")
+            history.write(json.dumps(facts) + "\n")
 
     def ran(self):
         """All that ever ran, in order."""
@@ -47,15 +48,37 @@ class Containers:
         ]
 
 
+class Watched:
+    """A ledger that notices when a lease ran out before it was renewed or given back: a ticket's place is lost then."""
+
+    def __init__(self, ledger):
+        self._ledger, self.lapsed = ledger, False
+
+    def __getattr__(self, name):
+        return getattr(self._ledger, name)
+
+    def renew(self, lease, ttl, now):
+        renewed = self._ledger.renew(lease, ttl, now)
+        self._look(lease)
+        return renewed
+
+    def release(self, lease, now):
+        self._ledger.release(lease, now)
+        self._look(lease)
+
+    def _look(self, lease):
+        self.lapsed |= datetime.now(UTC) > lease.expires_at
+
+
 def use(folder: Path, name: str, count: int, seconds: float) -> None:
     """Wait for GPUs, use them, give them back."""
-    docker_gpus.POLL, docker_gpus.TICKET = 0.1, TICKET
+    docker_gpus.POLL, docker_gpus.TICKET = 0.2, TICKET
     engine = Containers(folder)
     with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
         call = Call(Owner(name, patience=PATIENCE), Log(lambda *_: None))
-        caller = Caller(call, ledger, WallClock(), "a/loop")
+        caller = Caller(call, watched := Watched(ledger), WallClock(), "a/loop")
         held = docker_gpus.lease_gpus(engine, caller, GpuWish(count), GPUS, name)
         gpus = docker_gpus.HeldGpus(engine, caller, held)
-        engine.run(name, gpus.gpus, seconds)
+        engine.run(name, gpus.gpus, seconds, lapsed=watched.lapsed)
         time.sleep(seconds)
         gpus.release()

@@ -7,14 +7,15 @@ import os
 import random
 import sys
 import time
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-
-pytest.importorskip("docker", reason="pip install 'kaizen-mlops[docker]'")
-
 from tests.docker.gpu_users import GPUS, Containers, use
 
+from kaizen.adapters import docker_gpus
+from kaizen.clock import WallClock
+from kaizen.containers import Call, Caller, Log, Owner
 from kaizen.ledger import LEASES, open_ledger
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -76,7 +77,9 @@ def test_a_gpu_has_one_holder_whoever_is_killed_and_everybody_gets_one_in_turn(t
     heir.join(30)
     assert heir.exitcode == 0, "not all GPUs are free again"
     served, doubled, late = Containers(tmp_path).ran(), overlaps(tmp_path), out_of_turn(tmp_path)
-    saw(kills=users.kills, served=len(served), **{"two holders": len(doubled), "out of turn": len(late)})
+    lapsed = sum(container["lapsed"] for container in served)
+    saw(kills=users.kills, served=len(served), lapsed=lapsed)
+    saw(**{"two holders": len(doubled), "out of turn": len(late)})
     assert (doubled, late) == ([], [])
     assert {gpu for container in served for gpu in container["gpus"]} == set(GPUS)
 
@@ -91,8 +94,11 @@ def overlaps(folder):
 
 
 def out_of_turn(folder):
-    """Pairs of which the second had asked first, and was given all that it asked for last."""
-    served = {container["name"] for container in Containers(folder).ran()}
+    """Pairs of which the second had asked first, and was given all that it asked for last.
+
+    Who stood still for so long that its ticket ran out has lost its place, and is no such second.
+    """
+    served = {container["name"]: container["lapsed"] for container in Containers(folder).ran()}
     asked, given = {}, {}
     with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
         for event in ledger.events(LEASES):
@@ -103,5 +109,13 @@ def out_of_turn(folder):
                 asked.setdefault(holder, event.position)
             elif holder in served:
                 given[holder] = event.position
-    turns = [asked[holder] for holder in sorted(given, key=given.__getitem__)]
-    return [(before, after) for before, after in pairwise(turns) if before > after]
+    turns = [(asked[holder], served[holder]) for holder in sorted(given, key=given.__getitem__)]
+    return [(before, after) for (before, _), (after, lapsed) in pairwise(turns) if before > after and not lapsed]
+
+
+def test_a_ticket_that_ran_out_while_its_holder_stood_still_is_no_way_to_the_head_of_the_queue(tmp_path):
+    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        caller = Caller(Call(Owner("late"), Log(lambda *_: None)), ledger, WallClock(), "a/loop")
+        for name, seconds in (("first", 60), ("late", 0)):
+            ticket = ledger.acquire(f"gpu-ticket/engine/{name}", name, timedelta(seconds=seconds), caller.clock.now())
+        assert docker_gpus._ahead(Containers(tmp_path), caller, ticket) == "first"

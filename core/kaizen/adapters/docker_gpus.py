@@ -138,7 +138,8 @@ def _ahead(engine: Engine, caller: Caller, ticket: Lease) -> str:
     now = caller.clock.now()
     waiting = [t for t in caller.ledger.leases(f"gpu-ticket/{engine.id}/") if t.expires_at > now]
     places = {t.holder: _place(caller, t) for t in waiting}
-    mine = places.get(ticket.holder, 0)
+    # Also of a ticket that has run out, while its holder stood still: that is no way to the head of the queue.
+    mine = _place(caller, ticket)
     before = [holder for holder, place in places.items() if place < mine]
     return min(before, key=places.__getitem__, default="")
 
