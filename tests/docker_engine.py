@@ -456,7 +456,7 @@ def build_base_image(engine: DockerEngine) -> str:
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     tag = f"kaizen-test/base:{key}"
     if not _has_image(engine, tag):
-        tarball = CACHE / f"base-{key}.tar"
+        tarball = base_tarball(tag)
         CACHE.mkdir(parents=True, exist_ok=True)
         with _locked(CACHE / f"base-{key}.lock"):
             if not tarball.exists():
@@ -464,6 +464,11 @@ def build_base_image(engine: DockerEngine) -> str:
         name, _, version = tag.partition(":")
         engine.client.api.import_image_from_file(str(tarball), name, version, changes=list(CHANGES))
     return tag
+
+
+def base_tarball(tag: str) -> Path:
+    """The files of a base image, by its tag."""
+    return CACHE / f"base-{tag.rpartition(':')[2]}.tar"
 
 
 def _has_image(engine: DockerEngine, tag: str) -> bool:

@@ -26,7 +26,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tests.docker_engine import ROOT, DockerEngine, Registry, build_base_image
+from tests.docker_engine import CHANGES, ROOT, DockerEngine, Registry, base_tarball, build_base_image
 from tests.kedro_projects import Ended, call, call_warm, new_project, succeed
 from tests.services import NotInstalledError
 
@@ -102,40 +102,46 @@ def closure(*names: str) -> set[str]:
 
 
 def packages(*names: str) -> Iterator[tuple[str, Path]]:
-    """The files of ``closure``, but what is for developers and tests of them, by their path in site-packages."""
+    """The files of ``closure``, but what no stage imports, by their path in site-packages."""
     for name in sorted(closure(*names)):
         for file in distribution(name).files or ():
-            if not re.search(r"^\.\.|(^|/)(tests?|include)/|\.pxd$", file.as_posix()):
+            if not re.search(r"^\.\.|(^|/)(tests?|include)/|\.pxd$|arrow\w*_flight", file.as_posix()):
                 yield file.as_posix(), Path(str(file.locate()))
 
 
 def make_base(engine: DockerEngine, name: str, *names: str, folders: Mapping[str, Path] | None = None) -> str:
     """A base image as people have them: Python with pip, which finds this machine's index, and these packages.
 
+    One layer, written once: half a gigabyte that is copied into a container and committed is written twice.
     ``folders`` are added, by where they lie in the image.
     """
-    api = engine.client.api
-    settings, certificates = pip_settings()
-    (pip,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
-    with tempfile.TemporaryFile() as stream:
-        with tarfile.open(fileobj=stream, mode="w") as archive, zipfile.ZipFile(pip) as wheel:
-            small = {f"usr/lib/python3/dist-packages/{n}": wheel.read(n) for n in wheel.namelist()}
-            small["etc/pip.conf"] = settings.encode()
-            small["etc/certificates.pem"] = certificates.read_bytes() if certificates else b""
-            for path, data in small.items():
-                entry = tarfile.TarInfo(path)
-                entry.size = len(data)
-                archive.addfile(entry, io.BytesIO(data))
-            for path, file in packages(*names):
-                archive.add(file, f"usr/lib/python3/dist-packages/{path}", recursive=False)
+    with tempfile.NamedTemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            with tarfile.open(base_tarball(build_base_image(engine))) as system:
+                for member in system:
+                    archive.addfile(member, system.extractfile(member) if member.isreg() else None)
+            add_pip(archive)
+            for path, source in packages(*names):
+                archive.add(source, f"usr/lib/python3/dist-packages/{path}", recursive=False)
             for target, folder in (folders or {}).items():
                 archive.add(folder, target)
-        stream.seek(0)
-        made = api.create_container(build_base_image(engine), ["true"])
-        api.put_archive(made, "/", stream)
-    api.commit(made, *name.split(":"))
-    api.remove_container(made)
+        file.flush()
+        engine.client.api.import_image_from_file(file.name, *name.split(":"), changes=list(CHANGES))
     return name
+
+
+def add_pip(archive: tarfile.TarFile) -> None:
+    """Pip itself, and its settings."""
+    settings, certificates = pip_settings()
+    (pip,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
+    with zipfile.ZipFile(pip) as wheel:
+        small = {f"usr/lib/python3/dist-packages/{n}": wheel.read(n) for n in wheel.namelist()}
+    small["etc/pip.conf"] = settings.encode()
+    small["etc/certificates.pem"] = certificates.read_bytes() if certificates else b""
+    for path, data in small.items():
+        entry = tarfile.TarInfo(path)
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
 
 
 @pytest.fixture(scope="session")
@@ -151,10 +157,10 @@ def docker(docker_engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def base(docker: DockerEngine) -> str:
-    """A base that has the large packages, as one for GPUs has PyTorch: pip brings the rest from its index."""
+    """A base that has most packages, as one for GPUs has PyTorch: pip brings the rest from its index."""
+    most = ("kedro", "kedro-datasets", "mlflow-skinny", "pandas", "pyarrow", "scikit-learn")
     # The image's Python is Debian's.
-    large = ("mlflow-skinny", "pandas", "pyarrow", "scikit-learn") if sys.version_info[:2] == (3, 11) else ()
-    return make_base(docker, "kaizen-test/large:1", *large)
+    return make_base(docker, "kaizen-test/large:1", *(most if sys.version_info[:2] == (3, 11) else ()))
 
 
 @pytest.fixture(scope="session")

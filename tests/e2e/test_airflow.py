@@ -49,6 +49,9 @@ POINTS = (
     ),
 )
 
+FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("train.before_append", "promote.after_append")))
+"""One in the DAG of the data, two in that of the model: each restart of a scheduler costs seconds."""
+
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory):
@@ -268,17 +271,18 @@ def test_what_is_refused_fails_at_once_and_the_loop_goes_on_when_it_is_mended(lo
     assert [run["state"] for run in loop.runs("training")] == ["success"]
 
 
-def test_a_scheduler_killed_in_each_stage_changes_nothing(loop):
+@pytest.mark.parametrize("points", [FEW, pytest.param(POINTS, marks=pytest.mark.soak)], ids=["few", "each stage"])
+def test_a_scheduler_killed_while_a_stage_is_at_work_changes_nothing(loop, points):
     """While a task is held in its stage; the task goes on beside the scheduler's successor.
 
     The last one here: successors start fast, and preload nothing.
     """
     loop.begin("february")
-    for step, points in POINTS:
+    for step, passed in points:
         with loop.bell():
-            loop.arm(f"{points[0]}:hold")
+            loop.arm(f"{passed[0]}:hold")
             step(MARCH)(loop.project)
-            for following in (*points[1:], ""):
+            for following in (*passed[1:], ""):
                 loop.wait_held()
                 loop.airflow.kill("scheduler")
                 loop.airflow.start("scheduler", {"kaizen.preload": "False"})
