@@ -32,7 +32,7 @@ class Cause(Enum):
     DAMAGED_RESULT = ("KZ718", "the result of the place is damaged", "metrics must be finite, outputs regular files")
     ENGINE_REFUSED = ("KZ719", "the Docker engine refused a call", "read its message and its log; then retry")
     INTERRUPTED = ("KZ720", "interrupted while the container ran", "retry")
-    ON_ANOTHER_ENGINE = ("KZ726", "the task's container is on another engine", "retry with that engine")
+    ON_ANOTHER_ENGINE = ("KZ729", "the task's container is on another engine", "retry with that engine")
 
     def __init__(self, code: str, what: str, action: str) -> None:
         self.code, self.what, self.action = code, what, action

@@ -192,7 +192,7 @@ class ModelRefused(KaizenError):
 # A file is still being written; a lease is held; ledger, tracking server or engine is out of reach; a place was killed,
 # lost its GPU or its disk was full; an image could not be pulled; another engine's container is still leased.
 _MAY_PASS = frozenset(
-    {"KZ406", "KZ503", "KZ506", "KZ703", "KZ707", "KZ710", "KZ712", "KZ713", "KZ715", "KZ719", "KZ720", "KZ726"}
+    {"KZ406", "KZ503", "KZ506", "KZ703", "KZ707", "KZ710", "KZ712", "KZ713", "KZ715", "KZ719", "KZ720", "KZ729"}
     | {"KZ801"}
 )
 
