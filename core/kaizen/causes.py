@@ -34,7 +34,7 @@ class Cause(Enum):
     INTERRUPTED = ("KZ720", "interrupted while the container ran", "retry")
     NO_SECRETS = ("KZ725", "the secrets of the container did not come", "a retry gives them to a new one")
     SECRETS_NOT_TAKEN = ("KZ726", "the container did not take its secrets", "read what it says; then retry")
-    ON_ANOTHER_ENGINE = ("KZ727", "the task's container is on another engine", "retry with that engine")
+    ON_ANOTHER_ENGINE = ("KZ729", "the task's container is on another engine", "retry with that engine")
 
     def __init__(self, code: str, what: str, action: str) -> None:
         self.code, self.what, self.action = code, what, action

@@ -26,7 +26,8 @@ def watched(request):
         return
     with watch(request.getfixturevalue("api")) as found:
         yield found
-    request.node.stash[SEEN] |= {**found.facts, **request.node.stash[SEEN]}
+    if found.made:
+        request.node.stash[SEEN] |= {**found.facts, **request.node.stash[SEEN]}
     assert found.at_once <= 1
 
 

@@ -164,7 +164,7 @@ def test_a_task_has_its_container_on_one_engine(tmp_path, ledger, place, docker_
     refused = []
     # Whether it is the same work, or another: after a clear nobody over there can end what runs here.
     for number, again in ((2, request), (3, request_of(tmp_path / "2", lines=4))):
-        with pytest.raises(StageFailed, match="KZ727") as thrown:
+        with pytest.raises(StageFailed, match="KZ729") as thrown:
             bridge.run(again, there, caller_of(ledger, Told(), base=number - 2, attempt=number))
         assert thrown.value.may_pass
         assert docker_engine.client.api.info()["ID"] in thrown.value.value

@@ -188,6 +188,7 @@ def test_cleared_while_it_runs_it_starts_over_with_another_container(airflow, ap
     run.until(lambda: {c["Id"] for c in containers(api)} not in ({before["Id"]}, set()), "another container")
     assert run.ended() == "success"
     assert run.counted()[-50:] == [f"line {n}" for n in range(50)]
+    run.until(lambda: containers(api) == [], "removal")
 
 
 @pytest.mark.fault("F49", "execution_timeout; it ignores SIGTERM", "I1 I2")

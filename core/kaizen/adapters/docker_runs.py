@@ -51,7 +51,7 @@ def told_as_refusals() -> Iterator[None]:
 def acquire(caller: Caller, engine: Engine, name: str, ttl: timedelta | None = None) -> Lease:
     """The lease of a container; taken over from an earlier attempt that is given up.
 
-    Raises ``LeaseHeld`` KZ503 if somebody else, or a later attempt, has it; ``StageFailed`` KZ727 if another engine may
+    Raises ``LeaseHeld`` KZ503 if somebody else, or a later attempt, has it; ``StageFailed`` KZ729 if another engine may
     have a container of this task.
     """
     lease = _acquire(caller, lease_resource(engine.id, name), ttl or lease_time(caller))
