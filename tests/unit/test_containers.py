@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kaizen.adapters.docker_engine import _regular_files
 from kaizen.containers import (
     GpuWish,
     LogLine,
@@ -256,3 +259,16 @@ def test_of_an_endless_line_only_so_much_is_kept(tty):
         tracemalloc.stop()
     assert line.text.endswith("more characters)")
     assert most < 20 << 20
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../up", "model/../../up"])
+def test_a_file_of_an_archive_that_leads_out_of_it_is_refused(name):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("model/weights"))
+        archive.addfile(tarfile.TarInfo(name))
+    packed.seek(0)
+    found = _regular_files(packed, "/kaizen/model", 1024)
+    assert next(found)[0] == "model/weights"
+    with pytest.raises(ValueError, match="leads out of it"):
+        next(found)

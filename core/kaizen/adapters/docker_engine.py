@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
 import requests
@@ -572,13 +572,12 @@ def _regular_files(stream: Any, path: str, limit: int) -> Iterator[tuple[str, IO
             if not member.isreg() or left < 0:
                 what = f"more than {format_size(limit)}" if member.isreg() else "a link or a device"
                 raise ValueError(f"{path}: {member.name!a} is {what}")
-            try:
-                checked = tarfile.data_filter(member, "/nowhere")
-            except tarfile.FilterError as error:
-                raise ValueError(str(error)) from error
+            name = PurePosixPath(member.name)
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"{path}: {member.name!a} leads out of it")
             content = archive.extractfile(member)
             if content is not None:
-                yield checked.name, content
+                yield member.name, content
 
 
 def _tar_stream(files: Sequence[tuple[tarfile.TarInfo, Path | bytes]]) -> Iterator[bytes]:
