@@ -131,7 +131,8 @@ def test_while_it_is_deferred_nobody_waits_and_no_secret_lies_in_the_database(ai
     run.until(lambda: containers(api) == [], "removal")
 
 
-@pytest.mark.parametrize("killed", [True, False], ids=["killed", "terminated"])
+@pytest.mark.fault("F60", "the triggerer is killed, or told to end, and comes back", "I1 I2")
+@pytest.mark.parametrize("killed", [True, pytest.param(False, marks=pytest.mark.drill)], ids=["killed", "terminated"])
 def test_a_triggerer_that_comes_back_finds_the_same_container(airflow, api, triggerer, killed):
     run = deferred(airflow, "long")
     (container,) = containers(api)
@@ -153,6 +154,8 @@ def test_a_triggerer_that_comes_back_finds_the_same_container(airflow, api, trig
     run.until(lambda: containers(api) == [], "removal")
 
 
+@pytest.mark.drill
+@pytest.mark.fault("F60", "the worker dies before it defers, or when it resumes", "I1 I2")
 @pytest.mark.parametrize("point", ["containers.after_start", "ledger.append.after_commit"])
 def test_a_worker_that_dies_before_it_defers_or_when_it_resumes_is_followed_by_one_that_adopts(
     airflow, api, fault, point
@@ -168,6 +171,8 @@ def test_a_worker_that_dies_before_it_defers_or_when_it_resumes_is_followed_by_o
     assert not fault.exists()
 
 
+@pytest.mark.drill
+@pytest.mark.fault("F60", "no triggerer can run the trigger", "I1 I2")
 def test_where_no_triggerer_can_run_the_trigger_the_task_waits_itself(airflow, api, triggerer):
     run = deferred(airflow, "long")
     airflow.kill("triggerer")
@@ -181,6 +186,8 @@ def test_where_no_triggerer_can_run_the_trigger_the_task_waits_itself(airflow, a
     airflow.kill("triggerer")
 
 
+@pytest.mark.drill
+@pytest.mark.fault("F51", "dockerd hangs while the task is deferred", "I1 I2")
 def test_an_engine_that_hangs_is_waited_for(airflow, api, docker_engine):
     run = deferred(airflow, "long")
     docker_engine.pause()
@@ -191,6 +198,8 @@ def test_an_engine_that_hangs_is_waited_for(airflow, api, docker_engine):
     assert run.task["try_number"] == 1
 
 
+@pytest.mark.drill
+@pytest.mark.fault("F52", "a person removes the container of a deferred task", "I1 I2")
 def test_removed_by_a_stranger_while_it_is_deferred_it_is_tried_again(airflow, api):
     run = deferred(airflow, "long")
     (container,) = containers(api)
@@ -201,6 +210,7 @@ def test_removed_by_a_stranger_while_it_is_deferred_it_is_tried_again(airflow, a
     assert run.counted() == LINES
 
 
+@pytest.mark.fault("F02", "a person marks a deferred task failed; it ignores SIGTERM", "I1 I2")
 def test_marked_failed_while_it_is_deferred_a_deaf_container_ends(airflow, api):
     run = deferred(airflow, "deaf")
     run.until(lambda: lines(api), "the first line")
@@ -209,6 +219,8 @@ def test_marked_failed_while_it_is_deferred_a_deaf_container_ends(airflow, api):
     assert run.ended() == "failed"
 
 
+@pytest.mark.drill
+@pytest.mark.fault("F02", "a person clears a deferred task", "I1 I2")
 def test_cleared_while_it_is_deferred_it_starts_over(airflow, api):
     # Its container's name is the same for ever.
     run = deferred(airflow, "named")
@@ -219,7 +231,10 @@ def test_cleared_while_it_is_deferred_it_starts_over(airflow, api):
     assert run.counted() == LINES
 
 
-@pytest.mark.parametrize("alive", [True, False], ids=["by-the-triggerer", "without-one"])
+@pytest.mark.fault("F49", "execution_timeout of a deferred task, with a triggerer and without", "I1 I2")
+@pytest.mark.parametrize(
+    "alive", [True, pytest.param(False, marks=pytest.mark.drill)], ids=["by-the-triggerer", "without-one"]
+)
 def test_an_execution_timeout_ends_the_container(airflow, api, triggerer, alive):
     run = deferred(airflow, "slow")
     if not alive:
@@ -230,6 +245,8 @@ def test_an_execution_timeout_ends_the_container(airflow, api, triggerer, alive)
     assert "execution_timeout: 0:00:06" in run.log()
 
 
+@pytest.mark.drill
+@pytest.mark.fault("F60", "no triggerer is there: only the reconciler looks", "I1 I2")
 def test_without_a_triggerer_a_container_is_an_orphan_only_when_its_task_is_over(airflow, api, triggerer):
     run = deferred(airflow, "deaf")
     (container,) = containers(api)
