@@ -283,6 +283,7 @@ def test_a_strangers_container_of_that_name_is_left_alone_and_named(tmp_path, le
     assert not thrown.value.may_pass
     (found,) = api.containers(all=True)
     assert (found["Id"], found["State"]) == (stranger["Id"], "created")
+    assert ledger.leases("container/") == []
 
 
 @pytest.mark.fault("F52", "a person removes the container", "I1 I2")
@@ -319,6 +320,7 @@ def test_an_image_that_is_nowhere_is_named_and_nothing_is_left(tmp_path, ledger,
         bridge.run(request_of(tmp_path), replace(place, image="no-such-image:1"), caller_of(ledger, told))
     assert "no-such-image" in str(thrown.value)
     assert api.containers(all=True) == []
+    assert ledger.leases("container/") == []
 
 
 def test_a_caller_that_is_told_to_end_leaves_the_container_or_ends_it_as_it_knows_best(

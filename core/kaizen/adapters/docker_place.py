@@ -31,6 +31,7 @@ from kaizen.adapters.docker_runs import (
     lease_time,
     start_or_adopt,
     told_as_refusals,
+    until_made,
 )
 from kaizen.adapters.docker_secrets import give, secrets_of
 from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
@@ -90,11 +91,12 @@ def run(request: Request, place: PlaceSpec, caller: Caller, watch: Watch | None 
     work = work_digest(request, place)
     name = work_name(caller.owner, work)
     lease = acquire(caller, engine, name)
-    end_stale(engine, caller, name, place.stop_timeout)
-    found = find_adoptable(engine, caller, name, set_aside=lambda told: engine.remove(told["Id"]))
-    wanted, gpus = _wanted(engine, request, place, caller, name, work, found)
-    told = replace(request, secrets=place.secrets, patience=lease_time(caller).total_seconds())
-    container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, told, place))
+    with until_made(caller, engine, lease):
+        end_stale(engine, caller, name, place.stop_timeout)
+        found = find_adoptable(engine, caller, name, set_aside=lambda told: engine.remove(told["Id"]))
+        wanted, gpus = _wanted(engine, request, place, caller, name, work, found)
+        told = replace(request, secrets=place.secrets, patience=lease_time(caller).total_seconds())
+        container = start_or_adopt(engine, wanted, found, prepare=lambda made: _fill(engine, made, told, place))
     ready = partial(give, engine, container, place, secrets)
     ended = None
     try:

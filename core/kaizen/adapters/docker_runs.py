@@ -62,6 +62,18 @@ def acquire(caller: Caller, engine: Engine, name: str, ttl: timedelta | None = N
     return lease
 
 
+@contextmanager
+def until_made(caller: Caller, engine: Engine, lease: Lease) -> Iterator[None]:
+    """Within it a container is made: a refusal that leaves none gives its lease back."""
+    try:
+        yield
+    except StageFailed as error:
+        name = lease.resource.rpartition("/")[2]
+        if not Cause.NO_ENGINE.of(error) and not _is_mine(caller, engine.find(name)):
+            caller.ledger.release(lease, caller.clock.now())
+        raise
+
+
 def _acquire(caller: Caller, resource: str, ttl: timedelta) -> Lease:
     try:
         return caller.ledger.acquire(resource, caller.owner.holder, ttl, caller.clock.now())
@@ -136,7 +148,7 @@ def find_adoptable(
     is one of a base before this one: that its name is the same says nothing where somebody else gave it.
     """
     found = engine.find(name)
-    if found is None or found["Config"]["Labels"].get(f"{LABEL}.owner") != caller.owner.name:
+    if found is None or not _is_mine(caller, found):
         # A stranger's is left alone, and refused when the name is asked for.
         return None
     ended = found["State"]["Status"] in ("exited", "dead")
@@ -162,6 +174,10 @@ def find_held(engine: Engine, caller: Caller) -> tuple[str, str]:
         if lease and lease.holder == caller.owner.holder:
             return str(found["Id"]), name
     raise removed(f"of {caller.owner.name}")
+
+
+def _is_mine(caller: Caller, found: dict[str, Any] | None) -> bool:
+    return found is not None and found["Config"]["Labels"].get(f"{LABEL}.owner") == caller.owner.name
 
 
 def start_or_adopt(

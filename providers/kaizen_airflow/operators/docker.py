@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.docker.exceptions import DockerContainerFailedException, DockerContainerFailedSkipException
@@ -30,6 +31,7 @@ from kaizen.adapters.docker_runs import (
     lease_time,
     start_or_adopt,
     told_as_refusals,
+    until_made,
 )
 from kaizen.causes import Cause
 from kaizen.clock import WallClock
@@ -120,9 +122,10 @@ class DurableDockerOperator(PlannedDockerOperator):
         with self._at_work(context) as (engine, caller):
             wanted = self.wanted(engine, caller)
             lease = acquire(caller, engine, wanted.name)
-            end_stale(engine, caller, wanted.name, self._grace)
-            found = find_adoptable(engine, caller, wanted.name, set_aside=lambda told: self._set_aside(engine, told))
-            container = start_or_adopt(engine, wanted, found, prepare=lambda made: self.prepare(engine, made))
+            with until_made(caller, engine, lease):
+                end_stale(engine, caller, wanted.name, self._grace)
+                found = find_adoptable(engine, caller, wanted.name, set_aside=partial(self._set_aside, engine))
+                container = start_or_adopt(engine, wanted, found, prepare=partial(self.prepare, engine))
             if self.deferrable and engine.runs(container):
                 self._defer(context, caller, lease, wanted.name, container)
             return self._outcome(engine, caller, lease, self._attend(engine, caller, lease, container))
