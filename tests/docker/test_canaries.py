@@ -27,9 +27,13 @@ from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun, TrainedModel, TurnRecord
 
 pytest.importorskip("airflow", reason="Airflow is not installed: pip install 'kaizen-mlops[airflow]'")
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11), reason="the image's Python is Debian's 3.11, and so must this environment's be"
-)
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.fault("I10", "secrets planted in all that a turn on Airflow has", "I10"),
+    pytest.mark.skipif(
+        sys.version_info[:2] != (3, 11), reason="the image's Python is Debian's 3.11, and so must this environment's be"
+    ),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600.0
