@@ -30,7 +30,8 @@ def run_suite(root: Path, folder: Path, *texts: str, **environment: str) -> subp
     options = ["-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--rootdir", str(folder)]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(folder)],
-        env={**os.environ, "KAIZEN_NO_SKIPS": "0", **environment},
+        # The conftest names a plugin of this checkout.
+        env={**os.environ, "PYTHONPATH": str(root), "KAIZEN_NO_SKIPS": "0", **environment},
         capture_output=True,
         text=True,
     )
