@@ -93,27 +93,37 @@ def find_parameters(loop: Loop, examples: TrainingSet, key: str, turn: str) -> d
 def _search(loop: Loop, tune: TuneSpec, examples: TrainingSet, key: str, turn: str) -> Search:
     higher = MEASURES[loop.spec.metric].higher_is_better
     with loop.open_study(f"{loop.name}/{key[:16]}", tune, higher_is_better=higher) as study:
+        # Of an attempt before: it may have died before it showed its last.
+        for trial in study.trials():
+            if trial.state != "running":
+                _show(loop, study, trial, turn)
         while not (reason := why_over(tune, spent := _spent(loop, tune, study, turn))):
-            _try_next(loop, tune, spent, study, examples, turn)
+            trial = _try_next(loop, tune, spent, study, examples, turn)
+            _tell(loop, study, trial)
+            _show(loop, study, trial, turn)
             fault_point("tune.after_trial")
         if left := study.unfinished():
             study.tell(left.number, "failed", 0.0, reason=f"the budget of {reason} is used up")
-        trials = study.trials()
-        best = best_trial(trials, higher_is_better=higher)
-        if best is None:
-            raise _nothing_works(trials)
-        _, measured = selection(loop, examples)
-        return Search(
-            study=study.name,
-            training_set=examples.digest,
-            metric=loop.spec.metric,
-            window=measured,
-            trials=tuple(trials),
-            best=best.number,
-            parameters=best.parameters,
-            importance=study.importance(),
-            ended_by=reason,
-        )
+        return _found(loop, study, examples, reason)
+
+
+def _found(loop: Loop, study: Study, examples: TrainingSet, reason: str) -> Search:
+    """The record of a study that has ended."""
+    trials = study.trials()
+    best = best_trial(trials, higher_is_better=MEASURES[loop.spec.metric].higher_is_better)
+    if best is None:
+        raise _nothing_works(trials)
+    return Search(
+        study=study.name,
+        training_set=examples.digest,
+        metric=loop.spec.metric,
+        window=selection(loop, examples)[1],
+        trials=tuple(trials),
+        best=best.number,
+        parameters=best.parameters,
+        importance=study.importance(),
+        ended_by=reason,
+    )
 
 
 def best_trial(trials: list[Trial], *, higher_is_better: bool) -> Trial | None:
@@ -139,8 +149,8 @@ def _gpu_seconds(loop: Loop, turn: str) -> float:
     return sum(run.seconds * len(run.gpus) for run in runs if run.stage == _STAGE)
 
 
-def _try_next(loop: Loop, tune: TuneSpec, spent: Spent, study: Study, examples: TrainingSet, turn: str) -> None:
-    """Run one trial: that which an earlier attempt left unfinished, else a new one."""
+def _try_next(loop: Loop, tune: TuneSpec, spent: Spent, study: Study, examples: TrainingSet, turn: str) -> Trial:
+    """Run one trial to its end: that which an earlier attempt left unfinished, else a new one."""
     trial = study.unfinished() or study.ask()
     fault_point("tune.after_ask")
     log.info("trial %d of %d: %s", trial.number + 1, tune.trials, _words(trial.parameters))
@@ -161,7 +171,7 @@ def _try_next(loop: Loop, tune: TuneSpec, spent: Spent, study: Study, examples: 
         state = "pruned" if outputs["stopped"] else "complete"
         fault_point("tune.before_tell")
         study.tell(trial.number, state, outputs["seconds"], value=outputs["value"])
-    _show(loop, study, trial.number, turn)
+    return next(ended for ended in study.trials() if ended.number == trial.number)
 
 
 def _state_of(error: StageFailed, watch: _Watch, *, is_default: bool) -> TrialState | None:
@@ -211,22 +221,24 @@ def _words(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def _show(loop: Loop, study: Study, number: int, turn: str) -> None:
-    """Tell how it went, here and on the tracking server."""
-    trials = study.trials()
-    trial = next(t for t in trials if t.number == number)
-    best = best_trial(trials, higher_is_better=MEASURES[loop.spec.metric].higher_is_better)
+def _tell(loop: Loop, study: Study, trial: Trial) -> None:
+    """Say how a trial went."""
+    best = best_trial(study.trials(), higher_is_better=MEASURES[loop.spec.metric].higher_is_better)
     value = "no value" if trial.value is None else f"{loop.spec.metric} {trial.value:.4f}"
     so_far = f"; best {best.value:.4f}, trial {best.number + 1}" if best and best.value is not None else ""
-    log.info("trial %d: %s, %s%s", number + 1, trial.state, value, so_far)
+    log.info("trial %d: %s, %s%s", trial.number + 1, trial.state, value, so_far)
+
+
+def _show(loop: Loop, study: Study, trial: Trial, turn: str) -> None:
+    """Show a trial on the tracking server; again is nothing."""
     loop.log(
         turn,
         Run(
-            stage=f"trial-{number + 1:03}",
+            stage=f"trial-{trial.number + 1:03}",
             parent="train",
             params={name: str(value) for name, value in trial.parameters.items()},
             metrics={} if trial.value is None else {loop.spec.metric: trial.value},
-            history={f"{loop.spec.metric}_so_far": study.reports(number)},
+            history={f"{loop.spec.metric}_so_far": study.reports(trial.number)},
             tags={"kaizen.trial": trial.state, **({"kaizen.reason": trial.reason} if trial.reason else {})},
         ),
     )

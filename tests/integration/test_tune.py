@@ -107,9 +107,7 @@ def test_the_best_configuration_is_trained_on_all_rows_and_becomes_the_candidate
 def test_trials_are_runs_within_the_trainings_and_the_page_is_among_its_artifacts(processes, project):
     search_by(project)
     assert processes.kaizen("turn", project.spec).code == 0
-    client = MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
-    (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name == LOOP]
-    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    runs = runs_of(project)
     (search,) = records(project, Search)
     training = runs["train"].info.run_id
     for trial in search.trials:
@@ -119,8 +117,18 @@ def test_trials_are_runs_within_the_trainings_and_the_page_is_among_its_artifact
         assert run.data.params["strength"] == str(trial.parameters["strength"])
         assert run.info.status == "FINISHED"
     assert runs["train"].info.status == "FINISHED"
-    (page,) = client.list_artifacts(runs["tune"].info.run_id)
+    (page,) = client_of(project).list_artifacts(runs["tune"].info.run_id)
     assert page.path == "tune.html"
+
+
+def client_of(project):
+    return MlflowClient(f"sqlite:///{project.home / 'mlflow.db'}")
+
+
+def runs_of(project):
+    client = client_of(project)
+    (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name == LOOP]
+    return {run.info.run_name: run for run in client.search_runs([experiment])}
 
 
 def test_another_turn_searches_anew_and_a_stage_that_is_repeated_does_not(processes, project):
@@ -134,7 +142,16 @@ def test_another_turn_searches_anew_and_a_stage_that_is_repeated_does_not(proces
     assert len(records(project, Search)) == 2
 
 
-@pytest.mark.parametrize("point", ["tune.after_ask:kill:1", "tune.before_tell:kill:3", "tune.after_trial:kill:2"])
+POINTS = (
+    "tune.after_ask:kill:1",
+    "tune.before_tell:kill:3",
+    "tune.after_trial:kill:2",
+    # The first trial has been told the study, and not shown yet.
+    "registry.log_stage.before_finish:kill:1",
+)
+
+
+@pytest.mark.parametrize("point", POINTS)
 def test_a_search_that_is_killed_goes_on_and_ends_where_an_undisturbed_one_does(processes, project, point):
     search_by(project)
     project.save("before")
@@ -146,6 +163,10 @@ def test_a_search_that_is_killed_goes_on_and_ends_where_an_undisturbed_one_does(
     assert processes.kaizen("turn", project.spec).code == 0
     (search,) = records(project, Search)
     assert without_seconds(search) == without_seconds(undisturbed)
+    shown = {f"trial-{trial.number + 1:03}" for trial in search.trials}
+    assert {name: run.info.status for name, run in runs_of(project).items() if name in shown} == dict.fromkeys(
+        shown, "FINISHED"
+    )
 
 
 def without_seconds(search):
