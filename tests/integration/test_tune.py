@@ -66,7 +66,11 @@ def processes():
 
 @pytest.fixture
 def project(tmp_path):
-    project = make_loop(tmp_path / "project")
+    return make_project(tmp_path / "project")
+
+
+def make_project(folder):
+    project = make_loop(folder)
     (project.folder / "src" / "rail" / "tuned.py").write_text(CODE, encoding="utf-8")
     for month in MONTHS[:2]:
         project.land_month(month)
@@ -142,27 +146,35 @@ def test_another_turn_searches_anew_and_a_stage_that_is_repeated_does_not(proces
     assert len(records(project, Search)) == 2
 
 
+@pytest.fixture(scope="module")
+def undisturbed(processes, tmp_path_factory):
+    """A project, saved as it is before a turn; and what nobody disturbed leaves."""
+    project = make_project(tmp_path_factory.mktemp("undisturbed") / "project")
+    search_by(project)
+    project.save("before")
+    assert processes.kaizen("turn", project.spec).code == 0
+    (search,) = records(project, Search)
+    return project, search
+
+
 POINTS = (
-    "tune.after_ask:kill:1",
+    pytest.param("tune.after_ask:kill:1", marks=pytest.mark.soak),
     "tune.before_tell:kill:3",
-    "tune.after_trial:kill:2",
+    pytest.param("tune.after_trial:kill:2", marks=pytest.mark.soak),
     # The first trial has been told the study, and not shown yet.
     "registry.log_stage.before_finish:kill:1",
 )
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_search_that_is_killed_goes_on_and_ends_where_an_undisturbed_one_does(processes, project, point):
-    search_by(project)
-    project.save("before")
-    assert processes.kaizen("turn", project.spec).code == 0
-    (undisturbed,) = records(project, Search)
+def test_a_search_that_is_killed_goes_on_and_ends_where_an_undisturbed_one_does(processes, undisturbed, point):
+    project, expected = undisturbed
     project.restore("before")
     ended = processes.kaizen("turn", project.spec, env={"KAIZEN_FAULT": point})
     assert ended.code == -signal.SIGKILL, ended.err
     assert processes.kaizen("turn", project.spec).code == 0
     (search,) = records(project, Search)
-    assert without_seconds(search) == without_seconds(undisturbed)
+    assert without_seconds(search) == without_seconds(expected)
     shown = {f"trial-{trial.number + 1:03}" for trial in search.trials}
     assert {name: run.info.status for name, run in runs_of(project).items() if name in shown} == dict.fromkeys(
         shown, "FINISHED"
