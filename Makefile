@@ -6,7 +6,8 @@ ifndef PYTHON
 PYTHON := $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	if $$p -c '$(SUPPORTED)' 2>/dev/null; then echo $$p; break; fi; done),python3)
 endif
-JOBS ?= 2
+# More than two cores have: tests of engines and of Airflow wait more than they work.
+JOBS ?= 3
 
 BIN := .venv/bin
 READY := .venv/.ready
