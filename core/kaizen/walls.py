@@ -6,6 +6,8 @@ Pure functions of the engine's own configuration; ``containers.host_config`` is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 from kaizen import codec
@@ -18,16 +20,22 @@ _HOSTS = ("host", "container:")
 """Beginnings of a namespace that is somebody else's."""
 
 
+_OF_THE_HOST = tuple(map(PurePosixPath, ("/dev", "/proc", "/run", "/sys", "/var/run")))
+"""Folders in which a host has its sockets, devices and processes."""
+
+
 def _is_shared(value: str) -> bool:
     return value.startswith(_HOSTS)
 
 
 def _goes_around(mount: Mapping[str, Any]) -> bool:
-    """A folder of the host that can be written, or its engine's socket; a volume with a driver's options."""
-    source = str(mount.get("Source") or "")
-    if mount.get("Type") == "bind":
-        return not mount.get("ReadOnly") or source == "/" or source.endswith(".sock") or source.startswith("/proc")
-    return bool(mount.get("VolumeOptions"))
+    """A folder of the host that can be written, or has its sockets or itself; a volume with a driver's options."""
+    if mount.get("Type") != "bind":
+        return bool(mount.get("VolumeOptions"))
+    source = PurePosixPath(normpath(str(mount.get("Source") or "/")))
+    # To what can only be read one can still connect: neither a folder with sockets, nor what it lies in.
+    inside = any(source.is_relative_to(folder) or folder.is_relative_to(source) for folder in _OF_THE_HOST)
+    return not mount.get("ReadOnly") or inside or source.suffix == ".sock"
 
 
 _DENIED: dict[str, Callable[[Any], bool]] = {

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 from tests.loops import SPEC, merged
 
 from kaizen.causes import Cause
+from kaizen.clock import WallClock
 from kaizen.errors import SpecError
+from kaizen.ledger import open_ledger
 from kaizen.loop import studies_url
-from kaizen.records import Search, Trial, Window, read_record
+from kaizen.records import ContainerRun, Search, Trial, Window, read_record
 from kaizen.spec import ParameterSpec, TuneSpec, parse_spec
 from kaizen.trials import MAX_REPORTS, REPORTS, FolderSpool, Reporter, TrialStopped, parse_reports
-from kaizen.tune import Spent, best_trial, why_over
+from kaizen.tune import SURVIVED, Spent, _gpu_seconds, best_trial, why_over
 from kaizen.tune_page import best_so_far, html
 
 DEPTH = ParameterSpec(default=3, low=1, high=9)
@@ -163,7 +166,21 @@ def test_a_search_is_a_record_that_comes_back():
 
 
 def test_causes_that_a_configuration_may_have_are_told_from_those_of_the_machine():
-    from kaizen.tune import SURVIVED
-
     assert Cause.OUT_OF_MEMORY.code in SURVIVED
     assert not {Cause.NO_ENGINE.code, Cause.NO_IMAGE.code, Cause.NO_SPACE.code, Cause.GPU_LOST.code} & set(SURVIVED)
+
+
+def test_hours_of_gpus_are_those_of_the_turns_trials_also_of_failed_ones():
+    runs = [
+        ("turn-1", "trial", 2, ""),
+        ("turn-1", "trial", 1, "KZ702"),
+        ("turn-1", "train", 4, ""),
+        ("turn-2", "trial", 4, ""),
+    ]
+    with open_ledger(":memory:") as ledger:
+        for number, (turn, stage, gpus, cause) in enumerate(runs):
+            ids = tuple(f"GPU-{n}" for n in range(gpus))
+            run = ContainerRun(f"c{number}", stage, turn, "i", "sha256:0", (), 0, cause, 0, 100.0, gpus=ids)
+            kept = {"turn": turn, "at": WallClock().now(), "actor": "t"}
+            ledger.append("a/b", f"container/c{number}", "ContainerRun", str(number), run.to_json(), **kept)
+        assert _gpu_seconds(SimpleNamespace(ledger=ledger, name="a/b"), "turn-1") == 300.0

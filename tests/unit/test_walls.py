@@ -49,8 +49,10 @@ def test_mounts_that_harm_nobody_stay():
         *({name: "host"} for name in ("PidMode", "UTSMode", "UsernsMode", "IpcMode", "NetworkMode")),
         {"NetworkMode": "container:another"},
         {"Mounts": [{"Type": "bind", "Source": "/srv", "Target": "/srv", "ReadOnly": False}]},
-        {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host", "ReadOnly": True}]},
-        {"Mounts": [{"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/s", "ReadOnly": True}]},
+        *(
+            {"Mounts": [{"Type": "bind", "Source": source, "Target": "/host", "ReadOnly": True}]}
+            for source in ("/", "/var", "/run", "/var/run", "/var/run/docker.sock", "/srv/../run", "/srv/my.sock")
+        ),
         {"Mounts": [{"Type": "volume", "Source": "v", "Target": "/v", "VolumeOptions": {"DriverConfig": {}}}]},
     ],
     ids=lambda asked: "-".join(asked),
