@@ -9,6 +9,8 @@ from tests.docker.watch import watch
 from tests.docker_engine import build_kaizen_image, docker_engine  # noqa: F401 - a fixture of this folder
 from tests.fault_table import SEEN
 
+from kaizen.ledger import open_ledger
+
 
 @pytest.fixture
 def api(docker_engine):  # noqa: F811
@@ -29,6 +31,12 @@ def watched(request):
     if found.made:
         request.node.stash[SEEN] |= {**found.facts, **request.node.stash[SEEN]}
     assert found.at_once <= 1
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
+        yield opened
 
 
 def clear(api):

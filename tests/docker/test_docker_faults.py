@@ -23,14 +23,7 @@ from kaizen.adapters.docker_runs import acquire, start_or_adopt
 from kaizen.clock import WallClock
 from kaizen.containers import Call, Caller, Interrupted, Log, Owner, labels
 from kaizen.errors import StageFailed
-from kaizen.ledger import open_ledger
 from kaizen.spec import PlaceSpec
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from kaizen.adapters.docker_orphans import remove_orphans
 from kaizen.clock import WallClock
 from kaizen.containers import Call, Caller, Log, Owner
 from kaizen.errors import StageFailed
-from kaizen.ledger import open_ledger
 from kaizen.records import ContainerRun
 from kaizen.spec import PlaceSpec
 
@@ -53,12 +52,6 @@ def place(gpu_engine, gpu_image, monkeypatch):
     monkeypatch.setattr(docker_gpus, "POLL", 0.2)
     yield PlaceSpec(mode="docker", image=gpu_image, engine=gpu_engine.host, memory="128m", gpus=1)
     clear(gpu_engine.client.api)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
-        yield opened
 
 
 def caller_of(ledger, name, log=None, **owner):

@@ -30,12 +30,6 @@ from kaizen.trials import parse_reports
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
-        yield opened
-
-
-@pytest.fixture
 def place(docker_engine, stage_image):
     return PlaceSpec(mode="docker", image=stage_image, engine=docker_engine.host, memory="128m", tmp="16m", cpus=1.0)
 

@@ -27,19 +27,12 @@ from kaizen.adapters.docker_secrets import secrets_of
 from kaizen.cli import main
 from kaizen.containers import LABEL, Interrupted, Log
 from kaizen.errors import StageFailed, UsageError
-from kaizen.ledger import open_ledger
 from kaizen.loop import open_loop
 from kaizen.spec import PlaceSpec
 
 CANARY = 'canary-7f3a"b\\c'
 """With what JSON, Python and URLs write in another way."""
 PIECES = ("canary-7f3a", "canary%2D7f3a")
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
-        yield opened
 
 
 @pytest.fixture
