@@ -21,6 +21,12 @@ T = TypeVar("T")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX_FLOAT = sys.float_info.max
 
+LATER = {"later": True}
+"""``field(default=..., metadata=LATER)`` came after the first release of its dataclass: at its default it is not written.
+
+So what was written before reads back as the same value, and its digest stays what it was.
+"""
+
 
 class DecodeError(ValueError):
     """A JSON value is not what its dataclass declares.
@@ -56,9 +62,13 @@ def format_duration(value: timedelta) -> str:
 
 
 def encode(value: Any) -> Any:
-    """A dataclass instance (or a value inside one) as JSON values. Fields that equal their default stay in."""
+    """A dataclass instance (or a value inside one) as JSON values.
+
+    Fields that equal their default stay in, but ``LATER`` ones.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        found = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: encode(v) for f, v in found if not ("later" in f.metadata and v == _default(f))}
     if isinstance(value, tuple | list):
         return [encode(v) for v in value]
     if isinstance(value, dict):
@@ -66,6 +76,10 @@ def encode(value: Any) -> Any:
     if isinstance(value, timedelta):
         return format_duration(value)
     return value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def decode(kind: type[T], value: Any, path: str = "") -> T:

@@ -296,15 +296,12 @@ class Spec:
     monitor: MonitorSpec = field(default_factory=MonitorSpec)
     retrain: RetrainSpec = field(default_factory=RetrainSpec)
     environment: EnvironmentSpec = field(default_factory=EnvironmentSpec)
-    tune: TuneSpec | None = None
+    tune: TuneSpec | None = field(default=None, metadata=codec.LATER)
 
     @property
     def digest(self) -> str:
         """Identity of what the loop decides by: all keys but ``environment`` and ``place``."""
-        values = codec.encode(self)
-        # A key that came later, absent, leaves the identity as it was.
-        left_out = {"environment", "place", *(["tune"] if self.tune is None else [])}
-        return digest({k: v for k, v in values.items() if k not in left_out})
+        return digest({k: v for k, v in codec.encode(self).items() if k not in ("environment", "place")})
 
     @property
     def timezone(self) -> ZoneInfo:

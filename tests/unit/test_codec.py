@@ -139,3 +139,15 @@ def test_a_duration_is_written_so_that_it_reads_the_same(number: int, unit: str)
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0d"), (59, "59s"), (60, "1m"), (90, "90s"), (86400, "1d")])
 def test_a_duration_is_written_in_the_largest_unit_that_fits(seconds: int, text: str) -> None:
     assert codec.format_duration(timedelta(seconds=seconds)) == text
+
+
+def test_a_field_that_came_later_is_written_only_if_it_says_something():
+    @dataclass(frozen=True)
+    class Grown:
+        name: str
+        labels: dict[str, int] = field(default_factory=dict, metadata=codec.LATER)
+        note: str = field(default="", metadata=codec.LATER)
+
+    assert codec.encode(Grown("a")) == {"name": "a"}
+    assert codec.encode(Grown("a", {"x": 1}, "n")) == {"name": "a", "labels": {"x": 1}, "note": "n"}
+    assert Grown("a", labels={}) == Grown("a")
