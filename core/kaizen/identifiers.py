@@ -33,17 +33,27 @@ class Kind:
 
 
 def read(text: str) -> dict[str, str]:
-    """Kinds that ``text`` has the form of: ``holds``, ``fails``, or ``bare`` (holds, if its column says so, too)."""
+    """Kinds that ``text`` has the form of: ``holds``, ``fails``, or ``bare`` (holds, if its column says so, too).
+
+    Of a longer text, ``inside``: an e-mail address is one of its words.
+    """
     text = text.strip()
     found: dict[str, str] = {}
-    if len(text) > LONGEST or not _POSSIBLE.search(text):
+    if not _POSSIBLE.search(text):
         return found
-    for kind in KINDS:
+    for kind in KINDS if len(text) <= LONGEST else ():
         if kind.form.fullmatch(text):
             found[kind.name] = "holds" if kind.holds(text) else "fails"
         elif kind.bare and kind.bare.fullmatch(text) and kind.holds(text):
             found[kind.name] = "bare"
+    if not found and "@" in text and any(_is_email(word) for word in _WORDS.split(text)):
+        found["e-mail"] = "inside"
     return found
+
+
+def _is_email(word: str) -> bool:
+    (email,) = (kind for kind in KINDS if kind.name == "e-mail")
+    return email.form.fullmatch(word.rstrip(".")) is not None and email.holds(word.rstrip("."))
 
 
 _POSSIBLE = re.compile("[0-9@]|::")
@@ -249,7 +259,8 @@ def _cpf(text: str) -> bool:
 def _kind(
     name: str, form: str, holds: Callable[[str], bool], chance: float, least: float, named: str, bare: str = ""
 ) -> Kind:
-    words = re.compile(rf"(?:^|[^a-z])(?:{named})(?:[^a-z]|$)")
+    # What comes last says what a column holds: client_ip does, phone_changed_at does not.
+    words = re.compile(rf"(?:^|[^a-z])(?:{named})(?:[^a-z]*(?:no|nr|num|number|id|home|work|raw))?[^a-z]*$")
     return Kind(name, re.compile(form), holds, chance, least, words, re.compile(bare) if bare else None)
 
 

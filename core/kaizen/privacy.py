@@ -132,17 +132,17 @@ def judge(column: str, readings: Mapping[str, Mapping[str, str]]) -> list[Suspic
 
 def _judge_kind(kind: Kind, column: str, named: bool, readings: Mapping[str, Mapping[str, str]]) -> Suspicion | None:
     said = [found[kind.name] for found in readings.values() if kind.name in found]
-    held = said.count("holds") + (said.count("bare") if named else 0)
+    held, inside = said.count("holds") + (said.count("bare") if named else 0), said.count("inside")
     formed = held + said.count("fails")
-    if not held:
-        return None
     evidence = held * -math.log10(kind.chance)
     consistent = held >= _CONSISTENT * formed
     common = formed >= kind.least * len(readings)
     ruled_out = evidence >= (_WITH_NAME if named else _EVIDENCE) and held >= _FEWEST
     sure = consistent and common and ruled_out and (named or _spread(kind, readings))
-    if sure or named or (held >= 3 and evidence >= 2 and held >= formed / 2 and formed >= len(readings) / 10):
-        return Suspicion(column, kind.name, sure, held / len(readings), len(readings))
+    half = 0 < formed / 2 <= held
+    likely = half and (named or (held >= 3 and evidence >= 2 and formed >= len(readings) / 10))
+    if sure or likely or inside >= 3:
+        return Suspicion(column, kind.name, sure, (held + inside) / len(readings), len(readings))
     return None
 
 

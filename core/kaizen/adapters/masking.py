@@ -60,18 +60,21 @@ class Mask:
         return {c: shown.get(p.how, str(p)) for c, p in self.policies.items() if c in columns}
 
     def _mask(self, values: pa.Array, kind: pa.DataType, policy: Policy | None, where: str) -> pa.Array:
-        if policy is None:
+        if policy is None or (pa.types.is_null(kind) and policy.how != "hash"):
             return values
         if pa.types.is_dictionary(kind):
             inner = self._mask(values.dictionary, kind.value_type, policy, where)
             return inner.take(values.indices)
         if policy.how == "hash":
             return self._hash.values(values)
-        if policy.how == "truncate" and policy.by in UNITS:
+        if policy.how == "generalise":
+            return _generalise(values, policy, where)
+        if _is_text(kind):
+            # Views of text have no kernels yet.
+            values = values.cast(pa.string())
+        if policy.by in UNITS:
             return _truncate_time(values, str(policy.by), self.zone, where)
-        if policy.how == "truncate":
-            return pc.utf8_slice_codeunits(values, 0, policy.by).cast(pa.string())
-        return _generalise(values, policy, where)
+        return pc.utf8_slice_codeunits(values, 0, policy.by)
 
 
 class KeyedHash:
@@ -215,7 +218,7 @@ def _truncate_time(values: pa.Array, unit: str, zone: str, where: str) -> pa.Arr
         # Not text that happens to begin like one: all or nothing.
         fits = pc.match_substring_regex(values, r"^\d{4}-\d{2}-\d{2}($|[T ]\d{2}:\d{2})")
         _refuse_unless(pc.fill_null(fits, True), where, f"a date of ISO 8601, to be truncated to the {unit}")
-        return pc.utf8_slice_codeunits(values, 0, _CUT[unit]).cast(pa.string())
+        return pc.utf8_slice_codeunits(values, 0, _CUT[unit])
     if pa.types.is_timestamp(kind) and kind.tz:
         local = values.cast(pa.timestamp(kind.unit, zone))
         return pc.floor_temporal(local, unit=unit).cast(kind)
@@ -225,8 +228,6 @@ def _truncate_time(values: pa.Array, unit: str, zone: str, where: str) -> pa.Arr
 def _generalise(values: pa.Array, policy: Policy, where: str) -> pa.Array:
     """To the lower end of the step or the interval. What is below the first edge becomes null."""
     kind = _generalised_type(values.type, policy)
-    if kind is None:
-        return values
     numbers = values.cast(kind, safe=False)
     missing = numbers.is_null().to_numpy(zero_copy_only=False)
     plain = pc.fill_null(numbers, 0).to_numpy(zero_copy_only=False)
