@@ -127,9 +127,9 @@ def replay(
 def _by_role(spec: Spec) -> tuple[list[str], list[str], list[str]]:
     """Tables that are there from the beginning; those that bring rows to predict; those that bring outcomes."""
     tables = spec.data.tables.items()
-    whole = [n for n, t in tables if t.partition is None]
-    outcomes = [n for n, t in tables if t.partition and t.role == "labels"]
-    return whole, [n for n, t in tables if t.partition and t.role == "features"], outcomes
+    whole = [n for n, t in tables if not t.timed]
+    outcomes = [n for n, t in tables if t.timed and t.role == "labels"]
+    return whole, [n for n, t in tables if t.timed and t.role == "features"], outcomes
 
 
 def _one_line(scored: ScoredBatch | None, done: Advance) -> str:

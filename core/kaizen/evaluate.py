@@ -54,8 +54,8 @@ def _show(loop: Loop, report: EvaluationReport, turn: str) -> None:
 def _inputs_of_gate(loop: Loop, examples: TrainingSet) -> tuple[Input, ...]:
     """The partitions that reach into the gate's window, and the tables that are not cut."""
     start, zone = datetime.fromisoformat(examples.gate.start or ""), loop.spec.timezone
-    cut = {name: table.partition for name, table in loop.spec.data.tables.items()}
-    return tuple(i for i in examples.inputs if cut[i.table] is None or bounds(i.partition, zone)[1] > start)
+    timed = {name: table.timed for name, table in loop.spec.data.tables.items()}
+    return tuple(i for i in examples.inputs if not timed[i.table] or bounds(i.partition, zone)[1] > start)
 
 
 def _earlier(loop: Loop, candidate: TrainedModel, turn: str) -> EvaluationReport | None:

@@ -158,7 +158,7 @@ class Loop:
             found
             for table in tables
             for partition, found in self.validated(table).items()
-            if partition in wanted or spec.data.tables[table].partition is None
+            if partition in wanted or not spec.data.tables[table].timed
         )
 
     def labelled(self) -> list[str]:

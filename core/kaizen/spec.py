@@ -63,24 +63,56 @@ class RiskSpec:
     impact: Literal["low", "medium", "high"] = "low"
 
 
+TIMED = ("day", "month", "year")
+"""Partitions that are cut by the timestamp."""
+
+
 @dataclass(frozen=True)
 class TableSpec:
     """Where a table lands.
 
     Attributes:
-        uri: a path or glob of ``.parquet`` or ``.csv`` (also ``.csv.zip``, ``.csv.gz``) files, or
-            ``package:NAME/PATH`` for a file inside an installed package.
-        partition: cut by the timestamp in the clock's zone; without it each delivery is a new version of one partition.
+        uri: what delivers it, see ``kaizen.sources``: a path or glob, ``package:NAME/PATH``, ``s3://...``, a database.
+        partition: ``day``, ``month``, ``year`` by the timestamp in the clock's zone; ``file``; ``by COLUMN``; without
+            it each delivery is a new version of one partition.
         role: ``labels`` holds outcomes by entity. join: the main table's columns that look rows up here.
-        columns: which columns to take (default: all).
+        columns: which columns to take (default: all). types: of columns, where they are not as before or as they look.
+        format, encoding: of files, where their names do not tell. max_expanded: what a packed file may become.
+        on_change: what comes for a partition that is there: refused, added to it, or in its place.
+        new_columns: whether a column that was not there before is taken.
+        select: of a database, a table or a query. watermark: its column that grows with new rows. secret: the name of
+            its password.
+        asset: another team's Airflow asset that rings when the source has something.
     """
 
     uri: str
-    partition: Literal["day", "month", "year"] | None = None
+    partition: str | None = None
     role: Literal["features", "labels"] = "features"
     join: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     min_rows: int = 1
+    types: dict[str, Literal["int", "float", "text", "bool", "date", "time"]] = field(
+        default_factory=dict, metadata=codec.LATER
+    )
+    format: Literal["parquet", "csv", "jsonl", "arrow"] | None = field(default=None, metadata=codec.LATER)
+    encoding: str = field(default="utf-8", metadata=codec.LATER)
+    max_expanded: str = field(default="16g", metadata=codec.LATER)
+    on_change: Literal["refuse", "append", "replace"] = field(default="refuse", metadata=codec.LATER)
+    new_columns: Literal["accept", "refuse"] = field(default="accept", metadata=codec.LATER)
+    select: str = field(default="", metadata=codec.LATER)
+    watermark: str = field(default="", metadata=codec.LATER)
+    secret: str = field(default="", metadata=codec.LATER)
+    asset: str = field(default="", metadata=codec.LATER)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its partitions are times."""
+        return self.partition in TIMED
+
+    @property
+    def key_column(self) -> str:
+        """The column that it is cut by, "" if it is cut otherwise."""
+        return self.partition.removeprefix("by ") if self.partition and self.partition.startswith("by ") else ""
 
 
 @dataclass(frozen=True)

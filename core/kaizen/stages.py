@@ -17,7 +17,7 @@ from kaizen.bridge import call
 from kaizen.deploy import deploy
 from kaizen.errors import SpecError, UsageError
 from kaizen.evaluate import evaluate
-from kaizen.ingest import has_landed, ingest
+from kaizen.ingest import Span, has_landed, ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor, unjudged
 from kaizen.promote import promote
@@ -80,13 +80,15 @@ class Order:
     """What a caller may say besides the stage's word.
 
     Attributes:
-        because: for trigger: why a person wants a retraining, or "". until: for ingest: partitions that end by then.
+        because: for trigger: why a person wants a retraining, or "". since, until: for ingest: only partitions that
+            begin and end within; a range to backfill.
         began_with: digest of the spec that the caller's run began with, "" for a run that begins here.
     """
 
     because: str = ""
     until: datetime | None = None
     began_with: str = ""
+    since: datetime | None = None
 
 
 def run_stage(loop: Loop, stage: str, order: Order | None = None) -> StageResult:
@@ -126,6 +128,7 @@ def run_stage_elsewhere(
     command = [interpreter, "-m", "kaizen.cli", "stage", stage, str(path), "--env", env, "--result", str(folder)]
     command += ["--because", order.because] if order.because else []
     command += ["--began-with", order.began_with] if order.began_with else []
+    command += ["--since", order.since.isoformat()] if order.since else []
     command += ["--until", order.until.isoformat()] if order.until else []
     outputs = call(command, folder, variables, log=None)
     result: StageResult = codec.decode(StageResult, outputs)
@@ -134,8 +137,10 @@ def run_stage_elsewhere(
 
 def _ingest(loop: Loop, order: Order) -> StageResult:
     preflight(loop)
-    versions = ingest(loop, until=order.until)
-    return _result(loop, "ingest", {f"data/{v.table}/{v.partition}": v for v in versions})
+    notes: list[str] = []
+    versions = ingest(loop, span=Span(order.since, order.until), tell=notes.append)
+    result = _result(loop, "ingest", {f"data/{v.table}/{v.partition}": v for v in versions})
+    return replace(result, notes=tuple(notes))
 
 
 def _validate(loop: Loop, order: Order) -> StageResult:
