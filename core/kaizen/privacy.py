@@ -85,6 +85,25 @@ def refuse_misspelt(private: Collection[str], columns: Collection[str], where: s
             )
 
 
+def refuse_other_key(before: Mapping[str, str], columns: Collection[str], now: Mapping[str, str], where: str) -> None:
+    """Raise ``DataRefused`` KZ482 if rows are to be added to some that were masked otherwise, or with another key.
+
+    Args:
+        before, now: what became of private columns, as ``DataVersion.private`` has it. columns: those there were.
+    """
+    for column, said in now.items():
+        was = before.get(column, "as it came" if column in columns else said)
+        if was != said:
+            raise DataRefused(
+                "KZ482",
+                "rows would be added to some that were masked otherwise",
+                where=f"{where}: column {column}",
+                value=said,
+                limit=was,
+                action="restore the key or the policy, or say on_change: replace and deliver the whole partition",
+            )
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 

@@ -399,11 +399,19 @@ def _what_fits(spec: Spec) -> dict[str, list[tuple[str, str, Callable[[Policy], 
     for key, columns in {"problem.entity": problem.entity, **keys}.items():
         apart = [column for column in columns if column != problem.timestamp]
         need(apart, key, "hash keeps rows apart", lambda p: p.how == "hash")
+    for name, table in spec.data.tables.items():
+        # The ledger keeps how far a watermark had come; partitions have the names of their values.
+        need(filter(None, [table.watermark]), f"data.tables.{name}.watermark", "no policy", lambda p: False)
+        need(filter(None, [table.key_column]), f"data.tables.{name}.partition", "any but drop", _keeps)
     prefixes = tuple(f"{name}_" for name in spec.joined)
     names = [*problem.features, *(column for gate in spec.gates for column in gate.slices)]
     raw = [next((n.removeprefix(p) for p in prefixes if n.startswith(p)), n) for n in names]
-    need(dict.fromkeys(raw), "problem.features", "any but drop", lambda p: p.how != "drop")
+    need(dict.fromkeys(raw), "problem.features", "any but drop", _keeps)
     return needs
+
+
+def _keeps(policy: Policy) -> bool:
+    return policy.how != "drop"
 
 
 def _longest_unit(data: DataSpec) -> int:

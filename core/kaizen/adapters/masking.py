@@ -215,8 +215,8 @@ _CUT = {"day": 10, "month": 7, "year": 4}
 def _truncate_time(values: pa.Array, unit: str, zone: str, where: str) -> pa.Array:
     kind = values.type
     if _is_text(kind):
-        # Not text that happens to begin like one: all or nothing.
-        fits = pc.match_substring_regex(values, r"^\d{4}-\d{2}-\d{2}($|[T ]\d{2}:\d{2})")
+        # Not text that happens to begin like one: all or nothing. What was truncated before stays as it is.
+        fits = pc.match_substring_regex(values, r"^\d{4}(-\d{2}(-\d{2}([T ]\d{2}:\d{2}[0-9:.,Z+-]*)?)?)?$")
         _refuse_unless(pc.fill_null(fits, True), where, f"a date of ISO 8601, to be truncated to the {unit}")
         return pc.utf8_slice_codeunits(values, 0, _CUT[unit])
     if pa.types.is_timestamp(kind) and kind.tz:

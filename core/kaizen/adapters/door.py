@@ -1,0 +1,92 @@
+"""The door: every batch of a delivery goes through it before anything else sees its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kaizen.adapters.detector import ROWS, Detector
+from kaizen.adapters.masking import Mask
+from kaizen.privacy import parse_policies, refuse_misspelt, refuse_sure
+from kaizen.private_key import find_key
+from kaizen.spec import Spec
+
+_GROUPS = 32
+"""Row groups of a file that is copied as it is, of which some rows are looked at."""
+
+
+def mask_of(spec: Spec, home: Path, given: Mapping[str, str], variables: Mapping[str, str]) -> Mask:
+    """The spec's policies with the loop's key, which is only looked for where a policy needs one."""
+    policies = parse_policies(spec.data.private)
+    hashes = any(policy.how == "hash" for policy in policies.values())
+    key = find_key(spec.data.private_key, home, given, variables) if hashes else b""
+    return Mask(policies, key, spec.clock.timezone)
+
+
+class Door:
+    """One delivery's rows on their way in: masked, and looked at for what nobody declared.
+
+    Args:
+        where: the delivery, for people. tell: told what only may be private.
+    """
+
+    def __init__(self, spec: Spec, mask: Mask, where: str, tell: Callable[[str], object]) -> None:
+        self.said: dict[str, str] = {}
+        self._mask, self._detect, self._where, self._tell = mask, spec.data.detect, where, tell
+        self._detector = Detector({*mask.policies, *spec.data.public})
+        self._looked = 0
+
+    def names(self, names: Sequence[str]) -> list[str]:
+        """The columns that are left of these. Raises ``DataRefused`` KZ415 for a misspelt private one."""
+        refuse_misspelt(self._mask.policies, names, self._where)
+        self.said = self._mask.said(list(names))
+        return [name for name in names if self.said.get(name) != "drop"]
+
+    def take(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch as it may be kept. Raises ``DataRefused``: KZ414, KZ480, KZ481."""
+        masked = self._mask.apply(batch, self._where)
+        self._look(masked)
+        return masked
+
+    def lets_pass(self, path: Path, names: Sequence[str]) -> bool:
+        """Whether a Parquet file may be kept as it is. Raises ``DataRefused`` KZ414."""
+        if self._mask.policies.keys() & set(names):
+            return False
+        if self._detect != "off":
+            for batch in _some_rows(path):
+                self._look(batch)
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """Say of the whole delivery what looks private. Raises ``DataRefused`` KZ414."""
+        suspicions = self._detector.suspicions()
+        if self._detect == "refuse":
+            refuse_sure(suspicions, self._where)
+        for suspicion in suspicions:
+            self._tell(f"{self._where}: {suspicion}; data.private or data.public may say what it is")
+
+    def _look(self, batch: pa.RecordBatch) -> None:
+        if self._detect == "off":
+            return
+        self._detector.look(batch)
+        self._looked += 1
+        # What is sure is so after a few rows: nobody waits for the end of a large delivery to hear it.
+        if self._detect == "refuse" and self._looked & (self._looked - 1) == 0:
+            refuse_sure(self._detector.suspicions(), self._where)
+
+
+def _some_rows(path: Path) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        count = file.metadata.num_row_groups
+        for group in range(0, count, max(1, -(-count // _GROUPS))):
+            yield from _first(file.iter_batches(ROWS * 16, row_groups=[group], use_threads=False))
+
+
+def _first(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        return
