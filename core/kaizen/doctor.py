@@ -15,7 +15,7 @@ from typing import Literal
 from kaizen.errors import KaizenError
 from kaizen.loop import Loop, open_loop
 from kaizen.privacy import parse_policies
-from kaizen.private_key import FILE, find_key, fingerprint
+from kaizen.private_key import FILE, find_key, fingerprint, fingerprints
 from kaizen.promote import registry_name
 from kaizen.reconcile import open_engine
 from kaizen.secrets import find_secrets
@@ -158,34 +158,28 @@ def _secrets(loop: Loop) -> Finding:
 def _privacy(loop: Loop) -> Iterator[Finding]:
     """The key of hashed columns, and whether it is the one that hashed them; private columns that never came."""
     data = loop.spec.data
-    hashed = sorted(c for c, policy in parse_policies(data.private).items() if policy.how == "hash")
-    if hashed:
-        yield _key(loop, hashed)
-    versions = [v for table in data.tables for v in loop.versions(table).values()]
+    versions = [version for table in data.tables for version in loop.versions(table).values()]
+    if any(policy.how == "hash" for policy in parse_policies(data.private).values()):
+        yield _private_key(loop, fingerprints(version.private for version in versions))
     came = {column for version in versions for column in (*version.columns, *version.private)}
-    # What is dropped leaves no trace but in the record of what was done.
     absent = [column for column in data.private if column not in came]
     if versions and absent:
         yield Finding("private columns", "missing", f"in no table: {', '.join(absent)}", "correct data.private")
 
 
-def _key(loop: Loop, hashed: list[str]) -> Finding:
+def _private_key(loop: Loop, used: set[str]) -> Finding:
     """Whether this shell has the key; on Airflow it may be in a connection."""
     name, path = loop.spec.data.private_key, loop.home / FILE
-    if not name and not path.exists():
+    if not (name or used or path.exists()):
         return Finding("private key", "ok", f"{path} is made by the first ingest; back it up")
     try:
-        mine = f"hash {fingerprint(find_key(name, loop.home, {}, os.environ))}"
+        mine = fingerprint(find_key(name, loop.home, {}, os.environ, used))
     except KaizenError as error:
         return Finding("private key", "missing" if name else "broken", f"{error.code}: {error.what}", error.action)
-    versions = [v for table in loop.spec.data.tables for v in loop.versions(table).values()]
-    others = {p for v in versions for c in hashed if (p := v.private.get(c, mine)).startswith("hash ")} - {mine}
-    found = f"{name or path}: {mine.removeprefix('hash ')}"
-    if others:
-        keys = ", ".join(sorted(other.removeprefix("hash ") for other in others))
-        fix = "what they hashed meets nothing new: restore the old key, or begin the loop anew in another home"
-        return Finding("private key", "missing", f"{found}, but there is data of {keys}", fix)
-    return Finding("private key", "ok", found)
+    if others := sorted(used - {mine}):
+        found = f"{name or path}: {mine}, but there is data of {', '.join(others)}"
+        return Finding("private key", "missing", found, "deliver again what is joined with new rows, as another table")
+    return Finding("private key", "ok", f"{name or path}: {mine}")
 
 
 def _place(interpreter: str) -> Finding:

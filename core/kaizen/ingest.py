@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -286,7 +285,7 @@ class _Taking:
     def _mask(self) -> Mask:
         from kaizen.adapters.door import mask_of
 
-        return mask_of(self.loop.spec, self.loop.home, self.loop.caller.call.secrets, os.environ)
+        return mask_of(self.loop)
 
     def _read(self, name: str, item: Item, known: _Known, folder: Path) -> tuple[Rows, dict[str, str]]:
         """The delivery's rows by partition, in the columns and types that the table has; what became of private ones.

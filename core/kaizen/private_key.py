@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from kaizen.errors import UsageError
@@ -14,31 +14,60 @@ from kaizen.secrets import find_secrets
 
 FILE = "private.key"
 """Below the loop's home, beside its store and its data repository, and in none of them."""
+HASH = "hash "
+"""Before a key's fingerprint, in what records say of a hashed column."""
 SHORTEST = 16
 """Characters: whoever guesses the key can try every e-mail address against its hash."""
 
 
-def find_key(name: str, home: Path, given: Mapping[str, str], variables: Mapping[str, str]) -> bytes:
+def find_key(
+    name: str, home: Path, given: Mapping[str, str], variables: Mapping[str, str], used: Collection[str] = ()
+) -> bytes:
     """The key: the secret ``name`` as ``find_secrets`` finds it; without a name that of the loop's home, made if new.
 
-    Raises ``UsageError``: KZ260, KZ261 of secrets, KZ262 too short, KZ263 others can read its file, or nobody can.
+    Args:
+        used: fingerprints of keys that hashed what is there. A key by name may be another; that of the home may not.
+
+    Raises ``UsageError``: KZ260, KZ261 of secrets; KZ262 too short; KZ263 others can read its file, or nobody can;
+    KZ264 the key of the home is gone, or another.
     """
     if name:
-        value = find_secrets([name], given, variables, where="data.private_key").values[name]
-        if len(value.strip()) < SHORTEST:
+        value = find_secrets([name], given, variables, where="data.private_key").values[name].strip()
+        if len(value) < SHORTEST:
             raise UsageError(
                 "KZ262",
                 "the key of private columns is too short",
                 where=f"data.private_key: {name}",
-                value=f"{len(value.strip())} characters",
+                value=f"{len(value)} characters",
                 limit=f"at least {SHORTEST}",
                 action="make one: python -c 'import secrets; print(secrets.token_hex())'",
             )
-        return value.strip().encode()
+        return value.encode()
     path = home / FILE
     if not path.exists():
+        if used:
+            raise _lost(path, "no such file", used)
         _make(path)
-    return _read(path)
+    key = _read(path)
+    if used and fingerprint(key) not in used:
+        raise _lost(path, f"a key with the fingerprint {fingerprint(key)}", used)
+    return key
+
+
+def fingerprints(private: Iterable[Mapping[str, str]]) -> set[str]:
+    """Of the keys that hashed, by what records say became of private columns (``DataVersion.private``)."""
+    return {said.removeprefix(HASH) for columns in private for said in columns.values() if said.startswith(HASH)}
+
+
+def _lost(path: Path, found: str, used: Collection[str]) -> UsageError:
+    return UsageError(
+        "KZ264",
+        "the key that hashed earlier rows is not there: new rows would not meet them",
+        where=str(path),
+        value=found,
+        limit=f"the key with the fingerprint {' or '.join(sorted(used))}",
+        action="restore the file; or name a new key under data.private_key, and deliver again what is joined",
+    )
 
 
 def fingerprint(key: bytes) -> str:

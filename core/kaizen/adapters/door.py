@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,19 +11,26 @@ import pyarrow.parquet as pq
 
 from kaizen.adapters.detector import ROWS, Detector
 from kaizen.adapters.masking import Mask
+from kaizen.loop import Loop
 from kaizen.privacy import parse_policies, refuse_misspelt, refuse_sure
-from kaizen.private_key import find_key
+from kaizen.private_key import find_key, fingerprints
 from kaizen.spec import Spec
 
 _GROUPS = 32
 """Row groups of a file that is copied as it is, of which some rows are looked at."""
 
 
-def mask_of(spec: Spec, home: Path, given: Mapping[str, str], variables: Mapping[str, str]) -> Mask:
-    """The spec's policies with the loop's key, which is only looked for where a policy needs one."""
+def mask_of(loop: Loop) -> Mask:
+    """The loop's policies with its key, which is only looked for where a policy needs one.
+
+    Raises ``UsageError`` KZ260 to KZ264: there is no key that can be used.
+    """
+    spec, key = loop.spec, b""
     policies = parse_policies(spec.data.private)
-    hashes = any(policy.how == "hash" for policy in policies.values())
-    key = find_key(spec.data.private_key, home, given, variables) if hashes else b""
+    if any(policy.how == "hash" for policy in policies.values()):
+        versions = (v for table in spec.data.tables for v in loop.versions(table).values())
+        used = fingerprints(version.private for version in versions)
+        key = find_key(spec.data.private_key, loop.home, loop.caller.call.secrets, os.environ, used)
     return Mask(policies, key, spec.clock.timezone)
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from kaizen.errors import DataRefused
 from kaizen.privacy import UNITS, Policy
-from kaizen.private_key import fingerprint
+from kaizen.private_key import HASH, fingerprint
 
 LENGTH = 32
 """Hexadecimal digits of a hash: 128 bits. Among a thousand million different values the chance that any two meet is
@@ -56,7 +56,7 @@ class Mask:
 
     def said(self, columns: list[str]) -> dict[str, str]:
         """What became of those of ``columns`` that are private, for a record; a hash names its key's fingerprint."""
-        shown = {"hash": f"hash {self._fingerprint}"}
+        shown = {"hash": f"{HASH}{self._fingerprint}"}
         return {c: shown.get(p.how, str(p)) for c, p in self.policies.items() if c in columns}
 
     def _mask(self, values: pa.Array, kind: pa.DataType, policy: Policy | None, where: str) -> pa.Array:
