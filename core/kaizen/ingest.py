@@ -250,13 +250,16 @@ class _Taking:
         self, name: str, item: Item, known: _Known | None, waiting: list[_Landed], versions: list[DataVersion]
     ) -> _Landed | None:
         """Read, check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+        from kaizen.adapters.door import nothing_quoted
+
         with self.loop.store.scratch() as folder:
             here = isinstance(item, FileItem)
             identity = self._identity(name, item, None if here else folder)
             if identity and self.loop.find(Delivery, self._key_of(name, identity)):
                 return None
             known = known or self._known(name)
-            rows, private = self._read(name, item, known, folder)
+            with nothing_quoted(self.loop.spec, item.where):
+                rows, private = self._read(name, item, known, folder)
             if identity:
                 item.refuse_changed(identity)
             fault_point("ingest.after_read")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import pytest
 from tests.canaries import emails, planted, sweep
 from tests.loops import MONTHS, Project, make_loop, schedules
 
+from kaizen.adapters.door import nothing_quoted
 from kaizen.adapters.history import read_history
 from kaizen.adapters.masking import KeyedHash
 from kaizen.adapters.memory_registry import MemoryRegistry
@@ -219,6 +221,19 @@ def test_a_database_that_quotes_a_value_is_not_quoted(project: Project, tmp_path
         insert()
     assert thrown.value.value == "IntegrityError"
     assert thrown.value.__suppress_context__
+
+
+def test_an_error_that_nobody_foresaw_is_told_without_its_text(project: Project) -> None:
+    project.write_spec({"data": {"private": {"email": "hash"}}})
+    with pytest.raises(DataRefused, match="KZ483") as thrown, nothing_quoted(load_spec(project.spec), "x.parquet"):
+        int("quorrim@example.org")
+    assert "ValueError at test_privacy.py, line" in str(thrown.value)
+    assert "quorrim" not in "".join(traceback.format_exception(thrown.value))
+    with pytest.raises(DataRefused, match="KZ401"), nothing_quoted(load_spec(project.spec), "x.parquet"):
+        raise DataRefused("KZ401", "as it is")
+    project.write_spec()
+    with pytest.raises(ValueError, match="quorrim"), nothing_quoted(load_spec(project.spec), "x.parquet"):
+        int("quorrim@example.org")
 
 
 # doctor

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 
 from kaizen.adapters.detector import ROWS, Detector
 from kaizen.adapters.masking import Mask
+from kaizen.errors import DataRefused, KaizenError
 from kaizen.loop import Loop
 from kaizen.privacy import parse_policies, refuse_misspelt, refuse_sure
 from kaizen.private_key import find_key, fingerprints
@@ -85,6 +88,30 @@ class Door:
         # What is sure is so after a few rows: nobody waits for the end of a large delivery to hear it.
         if self._detect == "refuse" and self._looked & (self._looked - 1) == 0:
             refuse_sure(self._detector.suspicions(), self._where)
+
+
+@contextmanager
+def nothing_quoted(spec: Spec, where: str) -> Iterator[None]:
+    """Where rows are as they came: an error that nobody foresaw may quote one, so it is told without its text.
+
+    Raises ``DataRefused`` KZ483 in its place, if the spec has private columns.
+    """
+    try:
+        yield
+    except KaizenError:
+        raise
+    except Exception as error:
+        if not spec.data.private:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataRefused(
+            "KZ483",
+            "rows cannot be read",
+            where=where,
+            value=f"{type(error).__name__} at {Path(frame.filename).name}, line {frame.lineno}",
+            limit="rows that can be read",
+            action="its text may quote a row: read the delivery where its rows may be seen; if it is sound, report this",
+        ) from None
 
 
 def _some_rows(path: Path) -> Iterator[pa.RecordBatch]:
