@@ -24,7 +24,7 @@ from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport
 from kaizen.seen import Seen, open_seen
-from kaizen.sources import FileItem, Item, Wanted, find_items, format_of
+from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
 from kaizen.spec import TableSpec, parse_label
 from kaizen.store import split_address
 
@@ -126,6 +126,7 @@ class _Known:
     positions: dict[str, int]
     refused: set[str]
     types: dict[str, str]
+    order: tuple[str, ...]
 
 
 @contextmanager
@@ -143,6 +144,8 @@ class _Taking:
     tell: Tell
     seen: Seen
     lock: int
+    identities: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of items whose bytes this call has hashed."""
 
     # What there is to take.
 
@@ -154,18 +157,22 @@ class _Taking:
 
     def new_items(self, name: str, items: Sequence[Item]) -> list[Item]:
         """Those that were not taken yet, as far as that can be told without reading their rows."""
-        keys = {id(item): self._key_of(name, self._identity(name, item, None)) for item in items}
-        taken = self.loop.ledger.known_keys(self.loop.name, "Delivery", [key for key in keys.values() if key])
-        return [item for item in items if keys[id(item)] not in taken]
+        keys = [self._key_of(name, self._identity(name, item, None)) for item in items]
+        taken = self.loop.ledger.known_keys(self.loop.name, "Delivery", [key for key in keys if key])
+        return [item for item, key in zip(items, keys, strict=True) if key not in taken]
 
     def _identity(self, name: str, item: Item, scratch: Path | None) -> str:
         label, stamp = f"{name}/{item.where}", item.stamp()
+        if found := self.identities.get((label, stamp), ""):
+            return found
         if scratch is None and (known := self.seen.identity(label, stamp)):
             return known
         if scratch is None and not isinstance(item, FileItem):
             # What is elsewhere is not fetched to find out; taking it will.
             return ""
         found = item.identity(scratch or self.loop.home)
+        if scratch is None:
+            self.identities[label, stamp] = found
         if found and item.settled():
             self.seen.keep(label, stamp, found)
         return found
@@ -178,17 +185,20 @@ class _Taking:
         return delivery.watermark if delivery else ""
 
     def _known(self, name: str) -> _Known:
+        from kaizen.adapters.landing import column_order
         from kaizen.adapters.schemas import merge_types
 
         loop = self.loop
         heads = loop.ledger.heads(loop.name, prefix=(prefix := f"data/{name}/"))
         versions = {subject.removeprefix(prefix): DataVersion.from_json(e.payload) for subject, e in heads.items()}
+        newest = versions[max(versions)] if versions else None
         reports = loop.heads(ValidationReport, f"validation/{name}/")
         return _Known(
             versions,
             {subject.removeprefix(prefix): event.subject_seq for subject, event in heads.items()},
             {r.data for r in reports.values() if r.verdict == "refused"},
             merge_types(v.columns for v in versions.values()) | dict(loop.spec.data.tables[name].types),
+            column_order(loop.store.file_path(split_address(newest.address)[1])) if newest else (),
         )
 
     # Taking it.
@@ -253,13 +263,15 @@ class _Taking:
                 return None
             known = known or self._known(name)
             rows = self._read(name, item, known, folder)
-            if identity:
+            if identity and not rows.is_original:
                 item.refuse_changed(identity)
             fault_point("ingest.after_read")
             if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
                 versions += self._finish(name, waiting)
                 known = self._known(name)
             drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
+            if identity and rows.is_original and (found := [d.sha256 for d in drafts.values()]) != [identity]:
+                raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
             self._check(name, item.where, rows, drafts)
             if not identity:
                 identity = digest({partition: draft.sha256 for partition, draft in drafts.items()})
@@ -283,6 +295,7 @@ class _Taking:
             _needed_columns(self.loop, name),
             # What dates a row is made a time of one type, whatever it came as.
             {n: t for n, t in known.types.items() if not (table.timed and n == spec.problem.timestamp)},
+            order=known.order,
             format=table.format or "",
             encoding=table.encoding,
             max_expanded=parse_size(table.max_expanded),
@@ -351,12 +364,14 @@ class _Taking:
 
         ``main``: rows to predict are held to their entity, too.
         """
-        from kaizen.adapters.examples import refuse_twice
-        from kaizen.adapters.tables import read_columns
+        from kaizen.adapters.landing import repeats_keys
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
         keys = spec.problem.entity if table.role == "labels" or (main and not table.join) else table.join
-        if keys and name not in spec.data.suite:
+        if keys and name not in spec.data.suite and repeats_keys(draft.path, keys):
+            from kaizen.adapters.examples import refuse_twice
+            from kaizen.adapters.tables import read_columns
+
             refuse_twice(read_columns(draft.path, keys), keys, where)
 
     # Keeping it.

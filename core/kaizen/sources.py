@@ -62,14 +62,16 @@ class Wanted:
 
     Attributes:
         where: the item, for people. columns: which to take, in this order; empty: all. needed: these must be there.
-        types: type names of columns, as they were before or as the spec says. may_show: whether an error may show a
-            value of this column. format: "" is by the name. max_expanded: bytes that a packed file may become.
+        types: type names of columns, as they were before or as the spec says. order: of the columns before.
+        may_show: whether an error may show a value of this column. format: "" is by the name.
+        max_expanded: bytes that a packed file may become.
     """
 
     where: str
     columns: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     may_show: Callable[[str], bool] = show_all
     format: str = ""
     encoding: str = "utf-8"
@@ -158,9 +160,7 @@ class FileItem:
         return ""
 
 
-def find_items(
-    table: TableSpec, base: Path, since: str = "", tell: Callable[[str], object] = show_all
-) -> list[Item]:
+def find_items(table: TableSpec, base: Path, since: str = "", tell: Callable[[str], object] = show_all) -> list[Item]:
     """What the source of ``table`` delivers now, by name; nothing yet is no error.
 
     Args:

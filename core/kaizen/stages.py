@@ -35,7 +35,7 @@ from kaizen.review import brief
 from kaizen.score import score, unscored
 from kaizen.train import train, training_set
 from kaizen.trigger import open_decision, trigger, turn_id, undecided
-from kaizen.turn import close, preflight
+from kaizen.turn import close
 from kaizen.validate import unvalidated, validate
 
 R = TypeVar("R", bound=Record)
@@ -136,7 +136,6 @@ def run_stage_elsewhere(
 
 
 def _ingest(loop: Loop, order: Order) -> StageResult:
-    preflight(loop)
     notes: list[str] = []
     versions = ingest(loop, span=Span(order.since, order.until), tell=notes.append)
     result = _result(loop, "ingest", {f"data/{v.table}/{v.partition}": v for v in versions})

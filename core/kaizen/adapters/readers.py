@@ -305,8 +305,8 @@ def choose(names: list[str], wanted: Wanted) -> list[str]:
     if wanted.columns:
         return list(wanted.columns)
     # By name, not by place: in the order that the table had before.
-    known = [n for n in wanted.types if n in names]
-    return [*known, *(n for n in names if n not in wanted.types)]
+    known = [n for n in wanted.order if n in names]
+    return [*known, *(n for n in names if n not in wanted.order)]
 
 
 def check_columns(names: list[str], needed: tuple[str, ...], where: str) -> None:
