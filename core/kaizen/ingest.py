@@ -153,7 +153,7 @@ class _Taking:
         """What the table's source delivers now."""
         table = self.loop.spec.data.tables[name]
         since = self._watermark(name) if table.watermark else ""
-        return find_items(table, self.loop.path.parent, since, self.tell)
+        return find_items(table, self.loop.path.parent, self.loop.env, since=since, tell=self.tell)
 
     def new_items(self, name: str, items: Sequence[Item]) -> list[Item]:
         """Those that were not taken yet, as far as that can be told without reading their rows."""

@@ -160,11 +160,18 @@ class FileItem:
         return ""
 
 
-def find_items(table: TableSpec, base: Path, since: str = "", tell: Callable[[str], object] = show_all) -> list[Item]:
+Find = Callable[[TableSpec, Path, str, str], list[Item]]
+"""What finds the items of a scheme: given the table, where relative paths start, the environment, the watermark."""
+
+
+def find_items(
+    table: TableSpec, base: Path, env: str = "local", *, since: str = "", tell: Callable[[str], object] = show_all
+) -> list[Item]:
     """What the source of ``table`` delivers now, by name; nothing yet is no error.
 
     Args:
-        base: where relative paths start. since: the watermark of the newest delivery, for sources that have one.
+        base: where relative paths start. env: the loop's environment.
+        since: the watermark of the newest delivery, for sources that have one.
         tell: told of files that somebody has open for writing; they are not among the items.
 
     Raises:
@@ -180,7 +187,7 @@ def find_items(table: TableSpec, base: Path, since: str = "", tell: Callable[[st
             else:
                 items.append(FileItem(path, table.uri if scheme == "package" else path.name))
     else:
-        items = _elsewhere(scheme)(table, base, since)
+        items = _elsewhere(scheme)(table, base, env, since)
     _refuse_names(items, table.uri)
     return items
 
@@ -333,11 +340,11 @@ def _scheme(uri: str) -> str:
     return match[1] if match else ""
 
 
-def _elsewhere(scheme: str) -> Callable[[TableSpec, Path, str], list[Item]]:
+def _elsewhere(scheme: str) -> Find:
     """What finds the items of another scheme than files'."""
     found = {e.name: e for e in entry_points(group="kaizen.sources")}
     if scheme in found:
-        loaded: Callable[[TableSpec, Path, str], list[Item]] = found[scheme].load()
+        loaded: Find = found[scheme].load()
         return loaded
     dialect = scheme.partition("+")[0]
     try:
