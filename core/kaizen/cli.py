@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from kaizen import __version__
 from kaizen.errors import KaizenError, UsageError
@@ -106,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--because", default="", metavar="WHY", help="trigger: a person's wish to retrain now")
     made.add_argument("--since", metavar="TIME", help="ingest: take only partitions that begin then or later")
     made.add_argument("--until", metavar="TIME", help="ingest: take only partitions that end by then")
+    made.add_argument("--partition", default="", metavar="KEY", help="ingest: take only this one, such as 2013-04")
     made.add_argument("--began-with", default="", metavar="DIGEST", help="refuse another spec than this one")
     made.add_argument("--result", type=Path, metavar="FOLDER", help="leave result.json there, and end with the caller")
     command("compile", _compile, "write the snapshot of a spec that DAG files are parsed from")
@@ -190,7 +190,7 @@ def _turn(arguments: argparse.Namespace) -> int:
     from kaizen.turn import advance
 
     with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
-        until = _moment_in(loop.spec.timezone, arguments.until)
+        until = _moment(arguments.until).replace(tzinfo=loop.spec.timezone) if arguments.until else None
         progress, tell = _stage_progress(arguments.json), (lambda _: None) if arguments.json else _say
         done = advance(loop, until=until, wish=arguments.because, progress=progress, tell=tell)
         if arguments.json:
@@ -237,13 +237,9 @@ def _run_stage(arguments: argparse.Namespace) -> Any:
     from kaizen.stages import Order, run_stage
 
     with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
-        since, until = (_moment_in(loop.spec.timezone, text) for text in (arguments.since, arguments.until))
-        return run_stage(loop, arguments.stage, Order(arguments.because, until, arguments.began_with, since))
-
-
-def _moment_in(zone: ZoneInfo, text: str | None) -> datetime | None:
-    moment = _moment(text) if text else None
-    return moment.replace(tzinfo=zone) if moment and moment.tzinfo is None else moment
+        since, until = (_moment(text) if text else None for text in (arguments.since, arguments.until))
+        order = Order(arguments.because, until, arguments.began_with, since, arguments.partition)
+        return run_stage(loop, arguments.stage, order)
 
 
 def _compile(arguments: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from kaizen.loop import Loop
 from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport
 from kaizen.seen import Seen, open_seen
-from kaizen.sources import FileItem, Item, Wanted, find_items, format_of
+from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
 from kaizen.spec import Spec, TableSpec, parse_label
 from kaizen.store import split_address
 
@@ -130,6 +130,7 @@ class _Known:
     positions: dict[str, int]
     refused: set[str]
     types: dict[str, str]
+    order: tuple[str, ...]
 
 
 @contextmanager
@@ -147,6 +148,8 @@ class _Taking:
     tell: Tell
     seen: Seen
     lock: int
+    identities: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of items whose bytes this call has hashed."""
 
     # What there is to take.
 
@@ -154,22 +157,26 @@ class _Taking:
         """What the table's source delivers now."""
         table = self.loop.spec.data.tables[name]
         since = self._watermark(name) if table.watermark else ""
-        return find_items(table, self.loop.path.parent, since, self.tell)
+        return find_items(table, self.loop.path.parent, self.loop.env, since=since, tell=self.tell)
 
     def new_items(self, name: str, items: Sequence[Item]) -> list[Item]:
         """Those that were not taken yet, as far as that can be told without reading their rows."""
-        keys = {id(item): self._key_of(name, self._identity(name, item, None)) for item in items}
-        taken = self.loop.ledger.known_keys(self.loop.name, "Delivery", [key for key in keys.values() if key])
-        return [item for item in items if keys[id(item)] not in taken]
+        keys = [self._key_of(name, self._identity(name, item, None)) for item in items]
+        taken = self.loop.ledger.known_keys(self.loop.name, "Delivery", [key for key in keys if key])
+        return [item for item, key in zip(items, keys, strict=True) if key not in taken]
 
     def _identity(self, name: str, item: Item, scratch: Path | None) -> str:
         label, stamp = f"{name}/{item.where}", item.stamp()
+        if found := self.identities.get((label, stamp), ""):
+            return found
         if scratch is None and (known := self.seen.identity(label, stamp)):
             return known
         if scratch is None and not isinstance(item, FileItem):
             # What is elsewhere is not fetched to find out; taking it will.
             return ""
         found = item.identity(scratch or self.loop.home)
+        if scratch is None:
+            self.identities[label, stamp] = found
         if found and item.settled():
             self.seen.keep(label, stamp, found)
         return found
@@ -182,17 +189,20 @@ class _Taking:
         return delivery.watermark if delivery else ""
 
     def _known(self, name: str) -> _Known:
+        from kaizen.adapters.landing import column_order
         from kaizen.adapters.schemas import merge_types
 
         loop = self.loop
         heads = loop.ledger.heads(loop.name, prefix=(prefix := f"data/{name}/"))
         versions = {subject.removeprefix(prefix): DataVersion.from_json(e.payload) for subject, e in heads.items()}
+        newest = versions[max(versions)] if versions else None
         reports = loop.heads(ValidationReport, f"validation/{name}/")
         return _Known(
             versions,
             {subject.removeprefix(prefix): event.subject_seq for subject, event in heads.items()},
             {r.data for r in reports.values() if r.verdict == "refused"},
             merge_types(v.columns for v in versions.values()) | dict(loop.spec.data.tables[name].types),
+            column_order(loop.store.file_path(split_address(newest.address)[1])) if newest else (),
         )
 
     # Taking it.
@@ -260,13 +270,15 @@ class _Taking:
             known = known or self._known(name)
             with nothing_quoted(self.loop.spec, item.where):
                 rows, private = self._read(name, item, known, folder)
-            if identity:
+            if identity and not rows.is_original:
                 item.refuse_changed(identity)
             fault_point("ingest.after_read")
             if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
                 versions += self._finish(name, waiting)
                 known = self._known(name)
             drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
+            if identity and rows.is_original and (found := [d.sha256 for d in drafts.values()]) != [identity]:
+                raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
             self._check(name, item.where, rows, drafts)
             if not identity:
                 identity = digest({partition: draft.sha256 for partition, draft in drafts.items()})
@@ -305,6 +317,7 @@ class _Taking:
             table.columns,
             _needed_columns(self.loop, name),
             _raw_types(spec, table, known.types),
+            order=known.order,
             private=spec.data.private,
             format=table.format or "",
             encoding=table.encoding,
@@ -376,12 +389,14 @@ class _Taking:
 
         ``main``: rows to predict are held to their entity, too.
         """
-        from kaizen.adapters.examples import refuse_twice
-        from kaizen.adapters.tables import read_columns
+        from kaizen.adapters.landing import repeats_keys
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
         keys = spec.problem.entity if table.role == "labels" or (main and not table.join) else table.join
-        if keys and name not in spec.data.suite:
+        if keys and name not in spec.data.suite and repeats_keys(draft.path, keys):
+            from kaizen.adapters.examples import refuse_twice
+            from kaizen.adapters.tables import read_columns
+
             refuse_twice(read_columns(draft.path, keys), keys, where)
 
     # Keeping it.
@@ -485,10 +500,10 @@ class _Taking:
 
 
 def _raw_types(spec: Spec, table: TableSpec, known: Mapping[str, str]) -> dict[str, str]:
-    """The types that columns are read in, in the order of the table; of private ones another was kept."""
-    raw = {n: table.types.get(n, "") if n in spec.data.private else t for n, t in known.items()}
+    """The types that columns are read in: as before, or as the spec says. What is private has become another type."""
+    read = {n: t for n, t in known.items() if n not in spec.data.private} | dict(table.types)
     # What dates a row is made a time of one type, whatever it came as.
-    return {n: t for n, t in raw.items() if not (table.timed and n == spec.problem.timestamp)}
+    return {n: t for n, t in read.items() if not (table.timed and n == spec.problem.timestamp)}
 
 
 def _single_partition(table: TableSpec, item: Item) -> str:

@@ -61,14 +61,16 @@ class Wanted:
 
     Attributes:
         where: the item, for people. columns: which to take, in this order; empty: all. needed: these must be there.
-        types: type names of columns, as they were before or as the spec says; "" for any. private: columns of which
-            no error may show a value. format: "" is by the name. max_expanded: bytes that a packed file may become.
+        types: type names of columns, as they were before or as the spec says. order: of the columns before.
+        private: columns of which no error may show a value. format: "" is by the name.
+        max_expanded: bytes that a packed file may become.
     """
 
     where: str
     columns: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     private: Collection[str] = ()
     format: str = ""
     encoding: str = "utf-8"
@@ -157,13 +159,18 @@ class FileItem:
         return ""
 
 
+Find = Callable[[TableSpec, Path, str, str], list[Item]]
+"""What finds the items of a scheme: given the table, where relative paths start, the environment, the watermark."""
+
+
 def find_items(
-    table: TableSpec, base: Path, since: str = "", tell: Callable[[str], object] = _say_nothing
+    table: TableSpec, base: Path, env: str = "local", *, since: str = "", tell: Callable[[str], object] = _say_nothing
 ) -> list[Item]:
     """What the source of ``table`` delivers now, by name; nothing yet is no error.
 
     Args:
-        base: where relative paths start. since: the watermark of the newest delivery, for sources that have one.
+        base: where relative paths start. env: the loop's environment.
+        since: the watermark of the newest delivery, for sources that have one.
         tell: told of files that somebody has open for writing; they are not among the items.
 
     Raises:
@@ -179,7 +186,7 @@ def find_items(
             else:
                 items.append(FileItem(path, table.uri if scheme == "package" else path.name))
     else:
-        items = _elsewhere(scheme)(table, base, since)
+        items = _elsewhere(scheme)(table, base, env, since)
     _refuse_names(items, table.uri)
     return items
 
@@ -332,11 +339,11 @@ def _scheme(uri: str) -> str:
     return match[1] if match else ""
 
 
-def _elsewhere(scheme: str) -> Callable[[TableSpec, Path, str], list[Item]]:
+def _elsewhere(scheme: str) -> Find:
     """What finds the items of another scheme than files'."""
     found = {e.name: e for e in entry_points(group="kaizen.sources")}
     if scheme in found:
-        loaded: Callable[[TableSpec, Path, str], list[Item]] = found[scheme].load()
+        loaded: Find = found[scheme].load()
         return loaded
     dialect = scheme.partition("+")[0]
     try:

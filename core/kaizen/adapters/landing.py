@@ -7,8 +7,7 @@ The same rows in the same order always give the same bytes, wherever the batches
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -214,6 +213,11 @@ class Rows(Protocol):
         """Those that have rows, by name."""
         ...
 
+    @property
+    def is_original(self) -> bool:
+        """Whether its drafts are the delivered bytes."""
+        ...
+
     def draft(self, partition: str, before: Path | None = None) -> Draft:
         """The partition's rows, behind those of the file ``before``, as a finished file."""
         ...
@@ -221,6 +225,8 @@ class Rows(Protocol):
 
 class Cutter:
     """Takes batches, keeps them by partition, and writes each partition as one file."""
+
+    is_original = False
 
     def __init__(self, folder: Path, cut: Cut, budget: int = BUDGET) -> None:
         self.rows = 0
@@ -305,6 +311,7 @@ class Original:
     folder: Path
     rows: int
     columns: list[str]
+    is_original = True
 
     def partitions(self) -> list[str]:
         return [self.partition] if self.rows else []
@@ -315,8 +322,7 @@ class Original:
                 partition, self.folder / "grown", lambda: chain(read_batches(before), read_batches(self.path))
             )
         path = self.folder / "original"
-        shutil.copyfile(self.path, path)
-        size, digests = file_digests(path, "sha256", "md5")
+        size, digests = file_digests(self.path, "sha256", "md5", copy=path)
         with pq.ParquetFile(path) as file:
             schema, facts = file.schema_arrow, file.metadata
         empty = tuple(name for at, name in enumerate(schema.names) if _all_null(facts, at, len(schema.names)))
@@ -351,6 +357,20 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
     """One of our own Parquet files, a row group at most at a time."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
         yield from file.iter_batches(_BLOCK_ROWS, columns=columns, use_threads=False)
+
+
+def column_order(path: Path) -> tuple[str, ...]:
+    """The columns of one of our own files, in its order; nothing if it is not there: that is for its readers to say."""
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return ()
+
+
+def repeats_keys(path: Path, keys: Sequence[str]) -> bool:
+    """Whether two rows of a file have the same values in all of ``keys``."""
+    table = pq.read_table(path, columns=list(keys))
+    return bool(table.group_by(list(keys), use_threads=False).aggregate([]).num_rows < table.num_rows)
 
 
 def same_rows(one: Path, other: Path) -> bool:

@@ -76,7 +76,7 @@ class ObjectItem:
         return self.copy
 
 
-def find_objects(table: TableSpec, base: Path, since: str) -> list[Item]:
+def find_objects(table: TableSpec, base: Path, env: str, since: str) -> list[Item]:
     """The files that ``table.uri`` names in an object store, by name.
 
     Raises ``DataRefused`` KZ467: the store cannot be reached, or refuses. ``MissingDependency``: no library for it.

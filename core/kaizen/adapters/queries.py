@@ -78,7 +78,7 @@ class QueryItem:
         return sa.text(query), given
 
 
-def find_queries(table: TableSpec, base: Path, since: str) -> list[Item]:
+def find_queries(table: TableSpec, base: Path, env: str, since: str) -> list[Item]:
     """One item: the rows beyond the watermark ``since``; none if there are none.
 
     Raises ``DataRefused`` KZ467: the database cannot be reached, or refuses. ``MissingDependency``: no driver.

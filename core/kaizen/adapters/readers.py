@@ -101,6 +101,26 @@ def _conformed(batches: Iterator[pa.RecordBatch], names: list[str], wanted: Want
         yield from (chosen.slice(at, step) for at in range(0, chosen.num_rows, step))
 
 
+def read_tables(tables: Iterator[Any], wanted: Wanted) -> Iterator[pa.RecordBatch]:
+    """Tables in memory (pandas, Polars, Arrow: whatever gives an Arrow stream), one after the other, as batches.
+
+    Raises ``DataRefused`` KZ469 for anything else.
+    """
+    for table in tables:
+        if not hasattr(table, "__arrow_c_stream__"):
+            raise DataRefused(
+                "KZ469",
+                "not a table",
+                where=wanted.where,
+                value=type(table).__name__,
+                limit="pandas, Polars, Arrow or another table that gives an Arrow stream",
+                action="use a dataset that loads a table",
+            )
+        reader = pa.RecordBatchReader.from_stream(table)
+        names = [name for name in choose(reader.schema.names, wanted) if name != "__index_level_0__"]
+        yield from _conformed(reader, names, wanted)
+
+
 # CSV and JSON lines: the types are found.
 
 
@@ -307,8 +327,8 @@ def choose(names: list[str], wanted: Wanted) -> list[str]:
     if wanted.columns:
         return list(wanted.columns)
     # By name, not by place: in the order that the table had before.
-    known = [n for n in wanted.types if n in names]
-    return [*known, *(n for n in names if n not in wanted.types)]
+    known = [n for n in wanted.order if n in names]
+    return [*known, *(n for n in names if n not in wanted.order)]
 
 
 def check_columns(names: list[str], needed: tuple[str, ...], where: str) -> None:

@@ -54,7 +54,9 @@ class LandingTrigger(BaseEventTrigger):
         path = spec_path(self.spec)
         try:
             tables = read_snapshot(path, self.env).tables
-            found = [(n, i) for n, t in tables.items() for i in find_items(codec.decode(TableSpec, t), path.parent)]
+            found = [
+                (n, i) for n, t in tables.items() for i in find_items(codec.decode(TableSpec, t), path.parent, self.env)
+            ]
             return frozenset((f"{name}/{item.where}", item.stamp()) for name, item in found)
         except (KaizenError, OSError) as error:
             self.log.warning("kaizen cannot look at the sources: %s", error)
