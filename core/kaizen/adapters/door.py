@@ -110,7 +110,7 @@ def nothing_quoted(spec: Spec, where: str) -> Iterator[None]:
             where=where,
             value=f"{type(error).__name__} at {Path(frame.filename).name}, line {frame.lineno}",
             limit="rows that can be read",
-            action="read the delivery where its rows may be seen: the error's text may quote one; if it is sound, report this",
+            action="its text may quote a row: read the delivery where that may be seen; if it is sound, report this",
         ) from None
 
 
