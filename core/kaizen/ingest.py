@@ -31,6 +31,7 @@ from kaizen.spec import Spec, TableSpec, parse_label
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
+    from kaizen.adapters.door import Door
     from kaizen.adapters.landing import Cut, Draft, Rows
     from kaizen.adapters.masking import Mask
 
@@ -269,7 +270,7 @@ class _Taking:
                 return None
             known = known or self._known(name)
             with nothing_quoted(self.loop.spec, item.where):
-                rows, private = self._read(name, item, known, folder)
+                rows, door = self._read(name, item, known, folder, digest=not identity)
             if identity and not rows.is_original:
                 item.refuse_changed(identity)
             fault_point("ingest.after_read")
@@ -281,17 +282,17 @@ class _Taking:
                 raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
             self._check(name, item.where, rows, drafts)
             if not identity:
-                identity = digest({partition: draft.sha256 for partition, draft in drafts.items()})
+                identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
                 if self.loop.find(Delivery, self._key_of(name, identity)):
                     return None
             source = Source(item.name, identity)
-            landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), private)
+            landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), door.said)
             for partition, draft in drafts.items():
                 before = known.versions.get(partition)
                 if before and before.source.sha256 == identity:
                     # These bytes made it, whatever would be made of them now: in another span, with another key.
                     continue
-                if version := self._new_version(name, item, rows, draft, known, private):
+                if version := self._new_version(name, item, rows, draft, known, door.said):
                     landed.versions[partition] = version
         fault_point("ingest.after_publish")
         return landed
@@ -302,16 +303,16 @@ class _Taking:
 
         return mask_of(self.loop)
 
-    def _read(self, name: str, item: Item, known: _Known, folder: Path) -> tuple[Rows, dict[str, str]]:
-        """The delivery's rows by partition, in the columns and types that the table has; what became of private ones.
+    def _read(self, name: str, item: Item, known: _Known, folder: Path, *, digest: bool) -> tuple[Rows, Door]:
+        """The delivery's rows by partition, in the columns and types that the table has; the door they came through.
 
-        Nothing but the reader and the door sees rows as they came.
+        Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
         """
         from kaizen.adapters.door import Door
         from kaizen.adapters.landing import Cutter, as_it_is, with_time
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        door = Door(spec, self._mask, item.where, self.tell)
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest)
         wanted = Wanted(
             item.where,
             table.columns,
@@ -328,7 +329,7 @@ class _Taking:
         if original and (found := as_it_is(original, single, wanted, folder)):
             self._check_columns(name, item.where, door.names(found.columns), known)
             if door.lets_pass(original, found.columns):
-                return found, {}
+                return found, door
         cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
         for batch in item.batches(wanted):
             if first == 1:
@@ -337,7 +338,7 @@ class _Taking:
             cutter.add(door.take(timed))
             first += batch.num_rows
         door.close()
-        return cutter, door.said
+        return cutter, door
 
     def _within(self, name: str, partitions: Sequence[str]) -> list[str]:
         """Those in the span."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,6 +174,30 @@ def test_a_key_that_is_rotated_between_two_spans_of_one_file_changes_nothing(
     with hashed(project, monkeypatch, "another key of the tests") as loop:
         assert [v.partition for v in ingest(loop) if v.table == "schedules"] == [FEBRUARY]
         assert loop.versions("schedules")[JANUARY] == january
+
+
+def test_rows_that_have_no_bytes_of_their_own_are_known_again_with_another_key(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A table of a database without a watermark: only its rows tell whether anything is new.
+    with sqlite3.connect(project.folder / "stations.db") as database:
+        database.execute("CREATE TABLE stations (origin TEXT, platforms INTEGER, manager TEXT)")
+        people = [("north", 2, emails(9)[0]), ("south", None, emails(9)[1])]
+        database.executemany("INSERT INTO stations VALUES (?, ?, ?)", people)
+    source = {"stations": {"uri": "sqlite:///stations.db", "select": "stations", "join": ["origin"]}}
+    said = {"private": {"manager": "hash"}, "private_key": "pii", "tables": source}
+    monkeypatch.setenv("KAIZEN_SECRET_PII", KEY)
+    with opened(project, **said) as loop:
+        (first,) = ingest(loop)
+    monkeypatch.setenv("KAIZEN_SECRET_PII", "another key of the tests")
+    with opened(project, **said) as loop:
+        assert ingest(loop) == []
+        assert loop.versions("stations")["all"] == first
+        with sqlite3.connect(project.folder / "stations.db") as database:
+            database.execute("UPDATE stations SET platforms = 3 WHERE origin = 'south'")
+        (second,) = ingest(loop)
+    assert second.private != first.private
+    assert sweep(project.home) == []
 
 
 def test_a_key_by_name_that_is_not_there_is_refused_before_anything_is_read(project: Project) -> None:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kaizen.adapters.detector import ROWS, Detector
-from kaizen.adapters.masking import Mask
+from kaizen.adapters.masking import Mask, hashes
+from kaizen.adapters.rows_digest import RowsDigest
 from kaizen.errors import DataRefused, KaizenError
 from kaizen.loop import Loop
 from kaizen.privacy import parse_policies, refuse_misspelt, refuse_sure
@@ -30,7 +31,7 @@ def mask_of(loop: Loop) -> Mask:
     """
     spec, key = loop.spec, b""
     policies = parse_policies(spec.data.private)
-    if any(policy.how == "hash" for policy in policies.values()):
+    if hashes(policies):
         versions = (v for table in spec.data.tables for v in loop.versions(table).values())
         used = fingerprints(version.private for version in versions)
         key = find_key(spec.data.private_key, loop.home, loop.caller.call.secrets, os.environ, used)
@@ -42,10 +43,17 @@ class Door:
 
     Args:
         where: the delivery, for people. tell: told what only may be private.
+        digest: take one of the rows as they come, for a source whose bytes have none.
+
+    Attributes:
+        said: what becomes of private columns, for the record.
     """
 
-    def __init__(self, spec: Spec, mask: Mask, where: str, tell: Callable[[str], object]) -> None:
+    def __init__(
+        self, spec: Spec, mask: Mask, where: str, tell: Callable[[str], object], *, digest: bool = False
+    ) -> None:
         self.said: dict[str, str] = {}
+        self._digest = RowsDigest() if digest and mask.hashes else None
         self._mask, self._detect, self._where, self._tell = mask, spec.data.detect, where, tell
         self._detector = Detector({*mask.policies, *spec.data.public})
         self._looked = 0
@@ -58,9 +66,16 @@ class Door:
 
     def take(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A batch as it may be kept. Raises ``DataRefused``: KZ414, KZ480, KZ481."""
+        if self._digest:
+            self._digest.add(batch)
         masked = self._mask.apply(batch, self._where)
         self._look(masked)
         return masked
+
+    @property
+    def identity(self) -> str:
+        """Of the rows as they came, so that another key does not make them others; "" if what is kept tells as well."""
+        return self._digest.hexdigest() if self._digest else ""
 
     def lets_pass(self, path: Path, names: Sequence[str]) -> bool:
         """Whether a Parquet file may be kept as it is. Raises ``DataRefused`` KZ414."""

@@ -30,6 +30,11 @@ _BLOCK = 64
 """Bytes of a block of SHA-256."""
 
 
+def hashes(policies: Mapping[str, Policy]) -> bool:
+    """Whether one of them needs a key."""
+    return any(policy.how == "hash" for policy in policies.values())
+
+
 class Mask:
     """Policies with their key; ``apply`` has no state, so that batches may come in any order.
 
@@ -38,7 +43,8 @@ class Mask:
     """
 
     def __init__(self, policies: Mapping[str, Policy], key: bytes = b"", zone: str = "UTC") -> None:
-        if any(policy.how == "hash" for policy in policies.values()) and not key:
+        self.hashes = hashes(policies)
+        if self.hashes and not key:
             raise ValueError("a policy hashes, and there is no key")
         self.policies, self.zone = dict(policies), zone
         self._hash = KeyedHash(key)
