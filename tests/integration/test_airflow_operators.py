@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("airflow", reason="apache-airflow is not installed: pip install 'kaizen-mlops[airflow]'")
 
-from tests.airflow_home import PROJECTS, asset_events, load_dags, make_database, run_dag
+from tests.airflow_home import PROJECTS, asset_events, load_dags, make_database, partition_events, run_dag
 from tests.loops import MONTHS, Project, make_loop
 
 from kaizen.adapters.tables import read_parquet
@@ -75,6 +75,12 @@ def test_the_year_begins_and_each_task_hands_on_references(project: Project, dag
     bells = asset_events("kaizen/rail/delays/")
     assert [name for name, _ in bells] == ["kaizen/rail/delays/data"]
     assert bells[0][1]["spec"] == ingested.values["ingest"]["spec"]
+    # Whoever schedules by partitions hears of each table's by their keys.
+    assert partition_events("kaizen/rail/delays/data/partitions/") == [
+        *(("kaizen/rail/delays/data/partitions/outcomes", month) for month in MONTHS[:2]),
+        *(("kaizen/rail/delays/data/partitions/schedules", month) for month in MONTHS[:2]),
+        ("kaizen/rail/delays/data/partitions/stations", "all"),
+    ]
 
 
 def test_a_decision_wakes_training_and_a_champion_is_rung(project: Project, dags: dict[str, Any]) -> None:
@@ -276,7 +282,7 @@ def test_files_ring_once_when_they_have_come_to_rest(project: Project, tmp_path:
 
         async def listen() -> None:
             async for event in trigger.run():
-                rung.append(event.payload["files"])
+                rung.append(event.payload["items"])
 
         task = asyncio.create_task(listen())
         await _until(lambda: len(rung) == 1)

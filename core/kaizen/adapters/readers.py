@@ -216,9 +216,14 @@ def _read_json_lines(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         for name in table.column_names:
             found[name] = widen(found.get(name), table.schema.field(name).type)
     chosen = choose(list(names), wanted)
-    schema = pa.schema([(name, TYPES.get(wanted.types.get(name, ""), found[name])) for name in chosen])
-    for table in _json_tables(path, wanted, schema):
-        yield from table.select(chosen).combine_chunks().to_batches()
+    schema = pa.schema([(name, _json_type(found[name], TYPES.get(wanted.types.get(name, "")))) for name in chosen])
+    batches = (b for t in _json_tables(path, wanted, schema) for b in t.select(chosen).combine_chunks().to_batches())
+    yield from _conformed(batches, chosen, wanted)
+
+
+def _json_type(found: pa.DataType, expected: pa.DataType | None) -> pa.DataType:
+    """The type to read a field in: texts may look like times and be none."""
+    return pa.string() if pa.types.is_temporal(found) and expected == pa.string() else found
 
 
 def _json_tables(path: Path, wanted: Wanted, schema: pa.Schema | None) -> Iterator[pa.Table]:
