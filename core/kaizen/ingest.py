@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -151,6 +152,8 @@ class _Taking:
     lock: int
     identities: dict[tuple[str, str], str] = field(default_factory=dict)
     """Of items whose bytes this call has hashed."""
+    read: Counter[str] = field(default_factory=Counter)
+    """Deliveries of each table that this call has read."""
 
     # What there is to take.
 
@@ -312,7 +315,8 @@ class _Taking:
         from kaizen.adapters.landing import Cutter, as_it_is, with_time
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        door = Door(spec, self._mask, item.where, self.tell, digest=digest)
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest, number=self.read[name])
+        self.read[name] += 1
         wanted = Wanted(
             item.where,
             table.columns,
