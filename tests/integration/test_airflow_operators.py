@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ pytest.importorskip("airflow", reason="apache-airflow is not installed: pip inst
 from tests.airflow_home import PROJECTS, asset_events, load_dags, make_database, partition_events, run_dag
 from tests.loops import MONTHS, Project, make_loop
 
+from kaizen.adapters.tables import read_parquet
 from kaizen.cli import main
 from kaizen.errors import DataRefused, LedgerError, RegistryError, UsageError
 from kaizen.ledger import open_ledger
@@ -181,6 +183,33 @@ def test_a_connection_has_the_secrets_of_trainings(monkeypatch: pytest.MonkeyPat
         assert KaizenHook("production").get_secrets() == {"password": "canary-7f3a"}
     assert "canary" not in str(redact("it is canary-7f3a"))
     assert KaizenHook().get_secrets() == {}
+
+
+@pytest.mark.parametrize("mode", ["in_process", "python"])
+def test_a_connection_has_the_key_of_private_columns(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    from kaizen.adapters.masking import KeyedHash
+    from kaizen.containers import Call, Log, Owner
+    from kaizen.loop import open_loop
+    from kaizen.stages import Order
+    from kaizen_airflow.hooks.kaizen import KaizenHook
+
+    changes = {"data": {"private": {"train": "hash"}, "private_key": "pii"}, "place": {"mode": mode}}
+    changes["place"] |= {"interpreter": sys.executable} if mode == "python" else {}
+    project = make_loop(PROJECTS / f"masked_{mode}", changes)
+    project.land_schedules(MONTHS[0])
+    call = Call(Owner("test"), Log(print))
+
+    def ingest() -> None:
+        KaizenHook("masked").run_stage("ingest", str(project.spec), "local", Order(), actor="test", call=call)
+
+    with connection(monkeypatch, "masked", conn_type="kaizen", extra={}), pytest.raises(UsageError, match="KZ260"):
+        ingest()
+    with connection(monkeypatch, "masked", conn_type="kaizen", extra={"secrets": {"pii": "the connection's own key"}}):
+        ingest()
+    with open_loop(project.spec) as loop:
+        file = loop.store.file(loop.versions("schedules")[MONTHS[0]].address)
+    hashed = KeyedHash(b"the connection's own key")
+    assert set(read_parquet(file)["train"]) == {hashed.value(f"T{i}") for i in range(5)}
 
 
 @pytest.mark.parametrize("given", ["canary-7f3a", ["canary-7f3a"], {"password": ["canary-7f3a"]}])

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kaizen.errors import DataRefused
+from kaizen.privacy import show
 from kaizen.records import Window
 from kaizen.spec import Spec, parse_label
 
@@ -130,11 +131,12 @@ def refuse_twice(table: pd.DataFrame, keys: Sequence[str], where: str) -> None:
     if not repeated.any():
         return
     row = table[repeated].iloc[0]
+    # Keys that are private have been hashed; what nobody declared may still be an identifier.
     raise DataRefused(
         "KZ411",
         "key appears twice",
         where=where,
-        value=", ".join(f"{k}={row[k]}" for k in keys),
+        value=", ".join(f"{k}={show(row[k])}" for k in keys),
         limit="each key once",
         action="deduplicate it at the source, or add expect_compound_columns_to_be_unique to its suite",
     )

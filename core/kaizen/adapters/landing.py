@@ -24,6 +24,7 @@ from kaizen.adapters.readers import choose
 from kaizen.adapters.schemas import column_types
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused
+from kaizen.privacy import show
 from kaizen.sources import Wanted, fold
 
 BUDGET = 32 << 20
@@ -100,7 +101,9 @@ def by_column(column: str, where: str) -> Cut:
         for key in keys:
             other = names.setdefault(fold(key), key)
             if other != key:
-                raise _bad_key(column, f"{other!r} and {key!r}", "values that differ in more than case", where)
+                raise _bad_key(
+                    column, f"{show(other)!r} and {show(key)!r}", "values that differ in more than case", where
+                )
         if len(names) > _MAX_KEYS:
             raise _bad_key(column, f"more than {_MAX_KEYS} values", f"at most {_MAX_KEYS} partitions", where)
         for code, rows in _grouped(batch, coded.indices.to_numpy()):
@@ -158,7 +161,7 @@ def with_time(batch: pa.RecordBatch, timestamp: str, wanted: Wanted, first_row: 
             "KZ405",
             "not a time",
             where=f"{wanted.where}: column {timestamp}, row {first_row + row}",
-            value=str(column[row].as_py())[:40] if wanted.may_show(timestamp) else "not shown",
+            value=show(column[row].as_py(), timestamp, wanted.private),
             limit=f"ISO 8601 from the year {_OLDEST_YEAR} on, in every row",
             action="correct the row at the source",
         )

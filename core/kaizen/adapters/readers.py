@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from kaizen.adapters.schemas import TYPES, conform, first_offender, widen
 from kaizen.codec import nearest
 from kaizen.errors import DataRefused
+from kaizen.privacy import parser_message
 from kaizen.sources import Wanted, format_of, unpacked_name
 
 BATCH = 8 << 20
@@ -69,9 +70,9 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
             groups = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
             rows = max(1, min(1 << 16, BATCH * facts.num_rows // max(1, sum(groups))))
             yield from _conformed(file.iter_batches(rows, columns=names, use_threads=False), names, wanted)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError):
         size = path.stat().st_size
-        raise damaged(wanted, f"{size} bytes, no readable footer or pages", "a whole Parquet file") from error
+        raise damaged(wanted, f"{size} bytes, no readable footer or pages", "a whole Parquet file") from None
 
 
 def _read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
@@ -86,8 +87,8 @@ def _read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
                 reader = pyarrow.ipc.open_stream(file)
                 batches = iter(reader)
             yield from _conformed(batches, choose(reader.schema.names, wanted), wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(wanted, f"{path.stat().st_size} bytes, not readable to the end", "a whole Arrow file") from error
+    except (pa.ArrowException, OSError):
+        raise damaged(wanted, f"{path.stat().st_size} bytes, not readable to the end", "a whole Arrow file") from None
 
 
 def _conformed(batches: Iterator[pa.RecordBatch], names: list[str], wanted: Wanted) -> Iterator[pa.RecordBatch]:
@@ -140,8 +141,8 @@ def _csv_names(path: Path, wanted: Wanted) -> list[str]:
         lines = head.decode(wanted.encoding, "replace").splitlines()
         header = lines[0].encode() if lines else b""
         names = pcsv.read_csv(io.BytesIO(header + b"\n"), pcsv.ReadOptions(block_size=_BLOCK)).schema.names
-    except pa.ArrowException as error:
-        raise damaged(wanted, "no header", "column names in the first line") from error
+    except pa.ArrowException:
+        raise damaged(wanted, "no header", "column names in the first line") from None
     if len(names) > _MAX_COLUMNS:
         raise damaged(wanted, f"{len(names)} columns", f"at most {_MAX_COLUMNS} columns")
     return list(names)
@@ -169,9 +170,10 @@ def _csv_batches(path: Path, wanted: Wanted, types: Mapping[str, pa.DataType]) -
             )
             yield from reader
         except UnicodeDecodeError as error:
-            raise damaged(wanted, f"not {wanted.encoding}: {error.reason}", _encoding_limit(wanted)) from error
+            raise damaged(wanted, f"not {wanted.encoding}: {error.reason}", _encoding_limit(wanted)) from None
         except (pa.ArrowException, *_UNPACKING) as error:
-            raise _bad_csv(path, wanted, error, bad) from error
+            # Not from the error: a traceback would show the row that it quotes.
+            raise _bad_csv(path, wanted, error, bad) from None
 
 
 def _bad_csv(path: Path, wanted: Wanted, error: BaseException, bad: list[Any]) -> DataRefused:
@@ -184,7 +186,7 @@ def _bad_csv(path: Path, wanted: Wanted, error: BaseException, bad: list[Any]) -
     if "UTF8" in str(error) or "UTF-8" in str(error):
         return damaged(wanted, f"not UTF-8 at byte {_bad_byte(path, wanted)}", _encoding_limit(wanted))
     if isinstance(error, pa.ArrowException):
-        return damaged(wanted, str(error).splitlines()[0].split(":")[0][:80], "a whole CSV file")
+        return damaged(wanted, parser_message(error), "a whole CSV file")
     return damaged(wanted, _told(error), "a whole CSV file")
 
 
@@ -236,8 +238,8 @@ def _json_tables(path: Path, wanted: Wanted, schema: pa.Schema | None) -> Iterat
                     pa.BufferReader(block), pjson.ReadOptions(use_threads=False, block_size=len(block) + 1), options
                 )
             except pa.ArrowException as error:
-                found = f"{str(error).splitlines()[0][:80]}, of the block from row {first} on"
-                raise damaged(wanted, found, "one JSON object per line, each field of one type") from error
+                found = f"{parser_message(error)}, of the block from row {first} on"
+                raise damaged(wanted, found, "one JSON object per line, each field of one type") from None
             first += table.num_rows
             yield table
 
