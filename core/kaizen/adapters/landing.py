@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from kaizen.adapters.readers import choose
+from kaizen.adapters.readers import choose, damaged
 from kaizen.adapters.schemas import column_types
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused
@@ -304,10 +304,11 @@ def write_draft(partition: str, path: Path, batches: Callable[[], Iterator[pa.Re
 
 @dataclass
 class Original:
-    """A delivered Parquet file that needs no change: it is copied, not written anew."""
+    """A delivered Parquet file that needs no change: it is copied, and read once to the end, not written anew."""
 
     path: Path
     partition: str
+    wanted: Wanted
     folder: Path
     rows: int
     columns: list[str]
@@ -323,8 +324,14 @@ class Original:
             )
         path = self.folder / "original"
         size, digests = file_digests(self.path, "sha256", "md5", copy=path)
-        with pq.ParquetFile(path) as file:
-            schema, facts = file.schema_arrow, file.metadata
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                schema, facts = file.schema_arrow, file.metadata
+                # A whole footer says nothing of the pages before it.
+                for _ in file.iter_batches(_BLOCK_ROWS):
+                    pass
+        except (pa.ArrowException, OSError):
+            raise damaged(self.wanted, f"{size} bytes, with unreadable pages", "a whole Parquet file") from None
         empty = tuple(name for at, name in enumerate(schema.names) if _all_null(facts, at, len(schema.names)))
         types = column_types(schema)
         return Draft(partition, path, facts.num_rows, size, digests["sha256"], digests["md5"], types, empty)
@@ -341,7 +348,7 @@ def as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Origin
     same = all(wanted.types.get(field.name, str(field.type)) == str(field.type) for field in schema)
     if not same or choose(list(schema.names), wanted) != schema.names:
         return None
-    return Original(path, partition, folder, rows, list(schema.names))
+    return Original(path, partition, wanted, folder, rows, list(schema.names))
 
 
 def _all_null(facts: pq.FileMetaData, at: int, columns: int) -> bool:
