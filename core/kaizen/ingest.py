@@ -40,6 +40,8 @@ WHOLE = "all"
 """The partition of a table that is not cut."""
 _TOGETHER = (64, 256 << 20)
 """Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
+_MANY_ROWS = 2_000_000
+"""So many rows are worth a word on the way."""
 _PATIENCE = 20
 """How often a delivery is taken up again because somebody else changed its partition meanwhile."""
 
@@ -340,6 +342,8 @@ class _Taking:
                 self._check_columns(name, item.where, door.names(batch.schema.names), known)
             timed = with_time(batch, spec.problem.timestamp, wanted, first) if table.timed else batch
             cutter.add(door.take(timed))
+            if first // _MANY_ROWS < (first + batch.num_rows) // _MANY_ROWS:
+                self.tell(f"{item.where}: {first + batch.num_rows - 1:,} rows read")
             first += batch.num_rows
         door.close()
         return cutter, door

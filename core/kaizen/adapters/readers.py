@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,7 @@ _BLOCK = 4 << 20
 _MAX_COLUMNS = 10_000
 _MISSING = ["", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>"]
 _UNPACKING = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+_BAD_ROW = re.compile(r"(Row #(?P<row>\d+): )?Expected (?P<expected>\d+) columns, got (?P<found>\d+)")
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -94,7 +96,10 @@ def _read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
 def _conformed(batches: Iterator[pa.RecordBatch], names: list[str], wanted: Wanted) -> Iterator[pa.RecordBatch]:
     first = 1
     for batch in batches:
-        chosen = conform(batch.select(names), wanted, first)
+        found = batch.select(names)
+        # Offsets that lead nowhere and text that is none would be found by whoever reads the rows.
+        found.validate(full=True)
+        chosen = conform(found, wanted, first)
         first += batch.num_rows
         # A stranger's batches may be as large as their file.
         step = max(1, batch.num_rows * BATCH // max(1, batch.nbytes))
@@ -149,18 +154,12 @@ def _csv_names(path: Path, wanted: Wanted) -> list[str]:
 
 
 def _csv_batches(path: Path, wanted: Wanted, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    bad: list[Any] = []
-
-    def note(row: Any) -> str:
-        bad.append(row)
-        return "error"
-
     with _unpacked(path, wanted) as stream:
         try:
             reader = pcsv.open_csv(
                 stream,
                 pcsv.ReadOptions(use_threads=False, block_size=_BLOCK, encoding=wanted.encoding),
-                pcsv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+                pcsv.ParseOptions(newlines_in_values=True),
                 pcsv.ConvertOptions(
                     column_types=dict(types),
                     include_columns=list(types),
@@ -173,16 +172,17 @@ def _csv_batches(path: Path, wanted: Wanted, types: Mapping[str, pa.DataType]) -
             raise damaged(wanted, f"not {wanted.encoding}: {error.reason}", _encoding_limit(wanted)) from None
         except (pa.ArrowException, *_UNPACKING) as error:
             # Not from the error: a traceback would show the row that it quotes.
-            raise _bad_csv(path, wanted, error, bad) from None
+            raise _bad_csv(path, wanted, error) from None
 
 
-def _bad_csv(path: Path, wanted: Wanted, error: BaseException, bad: list[Any]) -> DataRefused:
+def _bad_csv(path: Path, wanted: Wanted, error: BaseException) -> DataRefused:
     """Why a CSV file cannot be read: never with the row, which may hold what is private."""
     if isinstance(error, DataRefused):
         return error
-    if bad:
-        found = f"a row of {bad[0].actual_columns} columns" + (f", row {bad[0].number}" if bad[0].number else "")
-        return damaged(wanted, found, f"{bad[0].expected_columns} columns in each row")
+    if row := _BAD_ROW.search(str(error)):
+        # The parser counts the header.
+        found = f"a row of {row['found']} columns" + (f", row {int(row['row']) - 1}" if row["row"] else "")
+        return damaged(wanted, found, f"{row['expected']} columns in each row")
     if "UTF8" in str(error) or "UTF-8" in str(error):
         return damaged(wanted, f"not UTF-8 at byte {_bad_byte(path, wanted)}", _encoding_limit(wanted))
     if isinstance(error, pa.ArrowException):
@@ -230,17 +230,21 @@ def _json_tables(path: Path, wanted: Wanted, schema: pa.Schema | None) -> Iterat
     """Blocks of lines as tables; fields beyond ``schema`` are left out."""
     beyond = "ignore" if schema else "infer"
     options = pjson.ParseOptions(explicit_schema=schema, unexpected_field_behavior=beyond)
-    first = 1
+    first, at = 1, 0
     with _unpacked(path, wanted) as stream:
         for block in _line_blocks(stream, wanted):
             try:
+                # The parser does not look.
+                block.decode()
                 table = pjson.read_json(
                     pa.BufferReader(block), pjson.ReadOptions(use_threads=False, block_size=len(block) + 1), options
                 )
+            except UnicodeDecodeError as error:
+                raise damaged(wanted, f"not UTF-8 at byte {at + error.start}", "UTF-8 text") from None
             except pa.ArrowException as error:
                 found = f"{parser_message(error)}, of the block from row {first} on"
                 raise damaged(wanted, found, "one JSON object per line, each field of one type") from None
-            first += table.num_rows
+            first, at = first + table.num_rows, at + len(block)
             yield table
 
 
