@@ -61,6 +61,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have measured: those of other processes cannot print it themselves."""
+    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, ())]
+    for text in [text for r in reports for name, text in r.user_properties if name == "measured" and r.when == "call"]:
+        terminalreporter.write_line(text)
+
+
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     """With KAIZEN_NO_SKIPS=1 a skip is a failure that shows its reason, but for an engine that cannot be here."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

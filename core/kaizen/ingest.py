@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from kaizen.spec import Spec, TableSpec, parse_label
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
-    from kaizen.adapters.door import Door
+    from kaizen.adapters.door import Door, Earlier
     from kaizen.adapters.landing import Cut, Draft, Rows
     from kaizen.adapters.masking import Mask
 
@@ -154,8 +153,8 @@ class _Taking:
     lock: int
     identities: dict[tuple[str, str], str] = field(default_factory=dict)
     """Of items whose bytes this call has hashed."""
-    read: Counter[str] = field(default_factory=Counter)
-    """Deliveries of each table that this call has read."""
+    earlier: dict[str, Earlier] = field(default_factory=dict)
+    """By table: what this call has seen of it."""
 
     # What there is to take.
 
@@ -313,12 +312,12 @@ class _Taking:
 
         Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
         """
-        from kaizen.adapters.door import Door
+        from kaizen.adapters.door import Door, Earlier
         from kaizen.adapters.landing import Cutter, as_it_is, with_time
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        door = Door(spec, self._mask, item.where, self.tell, digest=digest, number=self.read[name])
-        self.read[name] += 1
+        earlier = self.earlier.setdefault(name, Earlier())
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
         wanted = Wanted(
             item.where,
             table.columns,
