@@ -206,7 +206,7 @@ def _split_problems(spec: Spec) -> list[Problem]:
         ]
         for name, fits, limit, action in rules:
             if not fits:
-                value = codec.encode(getattr(wanted, name)) or None
+                value = codec.encode(getattr(wanted, name)) or "none"
                 found.append(Problem("KZ353", "rows cannot be split so", f"{key}.{name}", value, limit, action))
     for i, gate in enumerate(spec.gates):
         if gate.rows == "acceptance" and spec.data.acceptance is None:

@@ -6,7 +6,9 @@ by address: neither a corrected partition nor another spec changes it.
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
+from functools import partial
 
 from kaizen.errors import DataRefused, KeyConflict
 from kaizen.loop import Loop
@@ -75,25 +77,28 @@ def set_aside(loop: Loop) -> AcceptanceSet | None:
 
 
 def _take(loop: Loop, partitions: list[str], share: float) -> AcceptanceSet:
-    from kaizen.adapters.acceptance import keep_members
+    from kaizen.adapters.acceptance import write_members
 
-    spec, salt, members, rows = loop.spec, f"{loop.name}/acceptance", [], 0
-    inputs = loop.inputs_for(partitions, labels=True)
-    for item in inputs:
-        if item.table == spec.main:
-            address, count = keep_members(loop.store, item, spec.acceptance_columns, share, salt)
-            members.append(address)
-            rows += count
-    if rows == 0:
-        raise DataRefused(
-            "KZ490",
-            "the acceptance set would be empty",
-            where=f"data.acceptance: {', '.join(partitions)}",
-            value="0 rows",
-            limit=f"at least 1; share is {share:g} of the values of {', '.join(spec.acceptance_columns)}",
-            action="raise data.acceptance.share or partitions",
+    spec, store, salt = loop.spec, loop.store, f"{loop.name}/acceptance"
+    columns, inputs = spec.acceptance_columns, loop.inputs_for(partitions, labels=True)
+    own = [i for i in inputs if i.table == spec.main]
+    with store.scratch() as folder:
+        drafts = {i.partition: folder / i.partition for i in own}
+        rows = sum(write_members(store.file(i.address), drafts[i.partition], columns, share, salt) for i in own)
+        if rows == 0:
+            raise DataRefused(
+                "KZ490",
+                "the acceptance set would be empty",
+                where=f"data.acceptance: {spec.main}/{', '.join(partitions)}",
+                value="0 rows",
+                limit=f"at least 1; share is {share:g} of the values of {', '.join(columns)}",
+                action="raise data.acceptance.share or partitions",
+            )
+        members = tuple(
+            store.put_file(f"acceptance/{spec.main}/{partition}", partial(shutil.copyfile, draft))
+            for partition, draft in drafts.items()
         )
-    return AcceptanceSet(spec.main, spec.acceptance_columns, share, salt, inputs, tuple(members), rows)
+    return AcceptanceSet(spec.main, columns, share, salt, inputs, members, rows)
 
 
 def _with_outcomes(loop: Loop) -> list[str]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.loops import SPEC, merged
 
 from kaizen import windows
-from kaizen.adapters.acceptance import keep_members
+from kaizen.adapters.acceptance import write_members
 from kaizen.adapters.place import _load
 from kaizen.adapters.tables import read_parquet, write_parquet
 from kaizen.bridge import InputFile
@@ -265,9 +265,14 @@ def test_what_has_a_members_key_is_in_no_training_and_no_gate(tmp_path_factory, 
         rows = schedule(month, ids).assign(rain_target=1.0)
         place = store.put_file(f"schedules/{month}", lambda path, rows=rows: write_parquet(rows, path))
         files.append(InputFile("schedules", month, str(store.file(place)), split_address(place)[1]))
-    january = Input("schedules", "2024-01", "", "", address("schedules/2024-01", files[0].sha256))
-    place, count = keep_members(store, january, ["train"], share, "salt")
-    assert keep_members(store, january, ["train"], share, "salt") == (place, count)
+    january, count = Path(files[0].path), 0
+
+    def write(path: Path) -> None:
+        nonlocal count
+        count = write_members(january, path, ["train"], share, "salt")
+
+    place = store.put_file("members", write)
+    assert store.put_file("members", write) == place
     members = set(read_parquet(store.file(place))["train"])
     assert members <= {f"T{n}" for n in first}
     held = InputFile("schedules", "2024-01", str(store.file(place)), split_address(place)[1], acceptance=True)

@@ -8,31 +8,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kaizen.records import Input
 from kaizen.splits import by_hash
-from kaizen.store import Store
 
 _ROWS = 65_536
 """Rows in memory at a time."""
 
 
-def keep_members(store: Store, item: Input, columns: Sequence[str], share: float, salt: str) -> tuple[str, int]:
-    """Keep the rows of ``item`` whose key hashes into ``share``; address and number of rows.
+def write_members(source: Path, target: Path, columns: Sequence[str], share: float, salt: str) -> int:
+    """Write the rows of ``source`` whose key hashes into ``share``; how many they are.
 
-    The same rows always give the same bytes, and so the same address.
+    The same rows always give the same bytes.
     """
     rows = 0
-
-    def write(path: Path) -> None:
-        nonlocal rows
-        with (
-            pq.ParquetFile(store.file(item.address)) as source,
-            pq.ParquetWriter(path, source.schema_arrow, compression="zstd") as target,
-        ):
-            for batch in source.iter_batches(_ROWS):
-                held = by_hash(batch.to_pandas(), columns, share=share, salt=salt)
-                kept = batch.filter(pa.array(held, pa.bool_()))
-                rows += kept.num_rows
-                target.write_batch(kept)
-
-    return store.put_file(f"acceptance/{item.table}/{item.partition}", write), rows
+    with (
+        pq.ParquetFile(source) as partition,
+        pq.ParquetWriter(target, partition.schema_arrow, compression="zstd") as members,
+    ):
+        for batch in partition.iter_batches(_ROWS):
+            held = by_hash(batch.to_pandas(), columns, share=share, salt=salt)
+            kept = batch.filter(pa.array(held, pa.bool_()))
+            rows += kept.num_rows
+            members.write_batch(kept)
+    return rows
