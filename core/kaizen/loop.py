@@ -219,7 +219,7 @@ class Loop:
             for i in inputs
         ]
         held = self.acceptance() if stage in _KEEPS_OUT else None
-        files += self._acceptance_files(held, whole=stage in ("trigger", "evaluate")) if held else []
+        files += self._acceptance_files(held) if held else []
         folders = {
             role: ModelFolder(str(self.store.folder(m.model)), split_address(m.model)[1])
             for role, m in (models or {}).items()
@@ -247,11 +247,11 @@ class Loop:
             held_by=held.columns if held else (),
         )
 
-    def _acceptance_files(self, held: AcceptanceSet, *, whole: bool) -> list[InputFile]:
-        """The members, to be kept out; ``whole``: with their look-ups and labels, to be measured on."""
+    def _acceptance_files(self, held: AcceptanceSet) -> list[InputFile]:
+        """The members with their look-ups and labels: to be kept out, and to be measured on."""
         own = [i for i in held.inputs if i.table == held.table]
         members = [replace(i, address=address) for i, address in zip(own, held.members, strict=True)]
-        others = [i for i in held.inputs if i.table != held.table] if whole else []
+        others = [i for i in held.inputs if i.table != held.table]
         return [
             InputFile(i.table, i.partition, str(self.store.file(i.address)), split_address(i.address)[1], True)
             for i in (*members, *others)

@@ -237,6 +237,10 @@ def test_a_champion_of_the_meantime_that_saw_the_gate_is_not_compared(tmp_path):
 
 # The acceptance set.
 
+ONE_TABLE = {
+    "problem": {"features": ["rain"], "label": None, "target": "late"},
+    "data": {"tables": {"outcomes": None, "stations": None}},
+}
 trains = st.integers(0, 40)
 
 
@@ -246,25 +250,19 @@ def schedule(month: str, ids: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"departs": times, "train": [f"T{n}" for n in ids], "origin": "north", "rain": 1.0})
 
 
+def keep(store: Store, month: str, rows: pd.DataFrame) -> InputFile:
+    place = store.put_file(f"schedules/{month}", lambda path: write_parquet(rows, path))
+    return InputFile("schedules", month, str(store.file(place)), split_address(place)[1])
+
+
 @FEWER
 @given(st.lists(trains, min_size=1, max_size=40), st.lists(trains, max_size=40), st.floats(0.05, 0.9))
 def test_what_has_a_members_key_is_in_no_training_and_no_gate(tmp_path_factory, first, second, share):
-    used = parse_spec(
-        merged(
-            SPEC,
-            {
-                "problem": {"features": ["rain"], "label": None, "target": "rain_target"},
-                "data": {"tables": {"outcomes": None, "stations": None}},
-            },
-        ),
-        "test",
-    )
+    used = parse_spec(merged(SPEC, ONE_TABLE), "test")
     store = Store(tmp_path_factory.mktemp("store"))
     files = []
     for month, ids in (("2024-01", first), ("2024-02", second)):
-        rows = schedule(month, ids).assign(rain_target=1.0)
-        place = store.put_file(f"schedules/{month}", lambda path, rows=rows: write_parquet(rows, path))
-        files.append(InputFile("schedules", month, str(store.file(place)), split_address(place)[1]))
+        files.append(keep(store, month, schedule(month, ids).assign(late=1.0)))
     january, count = Path(files[0].path), 0
 
     def write(path: Path) -> None:
@@ -275,12 +273,28 @@ def test_what_has_a_members_key_is_in_no_training_and_no_gate(tmp_path_factory, 
     assert store.put_file("members", write) == place
     members = set(read_parquet(store.file(place))["train"])
     assert members <= {f"T{n}" for n in first}
-    held = InputFile("schedules", "2024-01", str(store.file(place)), split_address(place)[1], acceptance=True)
+    held = replace(files[0], path=str(store.file(place)), sha256=split_address(place)[1], acceptance=True)
     found = _load(used, [*files, held], EVERYTHING, ("train",), labels=True)
     # As often as it came, in whatever partition; and nothing else is missing.
     expected = [f"T{n}" for n in [*first, *second] if f"T{n}" not in members]
     assert found.rows["train"].tolist() == expected
     assert count == sum(f"T{n}" in members for n in first)
+
+
+@pytest.mark.parametrize(("group", "left"), [([], ["T1", "T2", "T3"]), (["line"], ["T2"])])
+def test_a_correction_brings_no_member_back(tmp_path, group, left):
+    """T0 was set aside when it left from the north; it does not come back as a train from the south, nor its line."""
+    used = parse_spec(merged(merged(SPEC, ONE_TABLE), {"problem": {"group": group}}), "test")
+    store, rows = Store(tmp_path), schedule("2024-01", [0, 1, 2, 3]).assign(late=1.0)
+    before = rows.assign(origin=["north", "south", "south", "south"], line=["red", "red", "blue", "red"])
+    held = replace(keep(store, "2024-01", before.head(1)), acceptance=True)
+    corrected = keep(store, "2024-01", before.assign(origin="south"))
+    found = _load(used, [corrected, held], EVERYTHING, ("origin",), labels=True)
+    assert found.rows["train"].tolist() == left
+    unknown = keep(store, "2024-01", before.assign(origin="south", line=None))
+    held = replace(keep(store, "2024-01", before.head(1).assign(line=None)), acceptance=True)
+    found = _load(used, [unknown, held], EVERYTHING, ("origin",), labels=True)
+    assert found.rows["train"].tolist() == ["T1", "T2", "T3"]
 
 
 @FEWER

@@ -48,7 +48,7 @@ def trigger(request: Request) -> dict[str, Any]:
     """Refuse, before anybody decides to train, what ``train`` would refuse before it calls user code."""
     spec = parse_spec(request.spec, "request")
     find_runner(spec.train.runner)
-    rows = _training_rows(*_asked(request, spec))
+    rows = _training_rows(canonical_json(request.spec), request.inputs, request.window, request.held_by)
     _split(spec, rows)
     if spec.tune:
         trained, selected = (
@@ -59,8 +59,6 @@ def trigger(request: Request) -> dict[str, Any]:
         inputs = [i for i in request.inputs if _reaches_into(spec, i, request.selection)]
         gate = _load(spec, inputs, request.selection, request.held_by, labels=True).labelled()
         leaks.refuse_shared(spec, rows, gate, "training rows and the gate's")
-    if held := _acceptance(spec, request.inputs):
-        leaks.refuse_shared(spec, rows, held, "training rows and the acceptance set")
     return {"rows": len(rows)}
 
 
@@ -112,7 +110,7 @@ def open_training(request: Request) -> Training:
     """The labelled rows of the window, checked and split. Raises ``DataRefused`` before any user code runs."""
     spec = parse_spec(request.spec, "request")
     make_importable(Path(request.project))
-    rows = _training_rows(*_asked(request, spec))
+    rows = _training_rows(canonical_json(request.spec), request.inputs, request.window, request.held_by)
     # Read for this training alone: its memory is user code's from here on.
     _training_rows.cache_clear()
     rows, held = _split(spec, rows)
@@ -157,12 +155,6 @@ def _split(spec: Spec, rows: Examples) -> tuple[Examples, Examples | None]:
         )
     leaks.refuse_shared(spec, kept, held, "training and validation rows")
     return kept, held
-
-
-def _asked(request: Request, spec: Spec) -> tuple[str, tuple[InputFile, ...], Window, tuple[str, ...]]:
-    """The arguments of ``_training_rows``: the same ones for trigger, which gets more files, and for train."""
-    inputs = tuple(i for i in request.inputs if not i.acceptance or i.table == spec.main)
-    return canonical_json(request.spec), inputs, request.window, request.held_by
 
 
 def _reaches_into(spec: Spec, item: InputFile, window: Window) -> bool:
@@ -281,7 +273,8 @@ def evaluate(request: Request) -> dict[str, Any]:
 
 def _accept(spec: Spec, request: Request) -> list[Comparison]:
     """The candidate on the labelled rows of the acceptance set, by each gate's metric."""
-    rows = _acceptance(spec, request.inputs)
+    held = _acceptance(spec, request.inputs, request.held_by)
+    rows = held.labelled() if held else None
     if rows is None or not len(rows):
         return []
     found = {
@@ -382,17 +375,25 @@ def _load(
     tables = _read(spec, [item for item in inputs if not item.acceptance])
     keep = (*spec.problem.group, *spec.validation_columns, *held_by) if labels else ()
     rows = assemble(spec, tables, labels=labels, keep=keep).in_window(spec.problem.timestamp, window)
-    if not held_by or not len(rows):
-        return rows
-    members = _read(spec, [item for item in inputs if item.acceptance and item.table == spec.main])[spec.main]
-    held = set(splits.keys_of(members, held_by))
-    return rows.where(np.array([key not in held for key in splits.keys_of(rows.rows, held_by)]))
+    held = _acceptance(spec, inputs, held_by)
+    return _without(spec, rows, held, held_by) if held and labels else rows
 
 
-def _acceptance(spec: Spec, inputs: Iterable[InputFile]) -> Examples | None:
-    """The labelled rows of the acceptance set; None without one."""
+def _without(spec: Spec, rows: Examples, held: Examples, held_by: tuple[str, ...]) -> Examples:
+    """The rows that are none of the acceptance set's: by its key, nor, were a row corrected, by entity or group."""
+    kept = np.ones(len(rows), dtype=bool)
+    for columns in dict.fromkeys(c for c in (held_by, spec.problem.entity, spec.problem.group) if c):
+        known = held.rows if columns == held_by else held.rows.dropna(subset=list(columns))
+        keys = set(splits.keys_of(known, columns))
+        kept &= np.array([key not in keys for key in splits.keys_of(rows.rows, columns)], dtype=bool)
+    return rows if kept.all() else rows.where(kept)
+
+
+def _acceptance(spec: Spec, inputs: Iterable[InputFile], held_by: tuple[str, ...]) -> Examples | None:
+    """The rows of the acceptance set; None without one."""
     files = [item for item in inputs if item.acceptance]
-    return assemble(spec, _read(spec, files), labels=True, keep=spec.problem.group).labelled() if files else None
+    keep = (*spec.problem.group, *held_by)
+    return assemble(spec, _read(spec, files), labels=True, keep=keep) if files else None
 
 
 def _read(spec: Spec, inputs: Iterable[InputFile]) -> dict[str, pd.DataFrame]:
