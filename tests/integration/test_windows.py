@@ -10,7 +10,10 @@ import pandas as pd
 import pytest
 from tests.loops import LOOP, MONTHS, make_loop, outcomes, schedules
 
+from kaizen import codec
+from kaizen.adapters import docker_place
 from kaizen.adapters.tables import read_parquet
+from kaizen.bridge import Request
 from kaizen.canonical import file_digests
 from kaizen.cli import main
 from kaizen.errors import DataRefused
@@ -27,7 +30,7 @@ from kaizen.records import (
 )
 from kaizen.splits import by_hash
 from kaizen.stages import Order, run_stage
-from kaizen.train import refuse_unsound
+from kaizen.train import refuse_unsound, training_set
 
 CODE = '''
 """A training that validates, and keeps what it was given."""
@@ -287,3 +290,25 @@ def test_features_of_one_value_are_recorded_and_shown(tmp_path, capsys):
     assert model.warnings == ("feature rain has one value only",)
     assert main(["status", "--spec", str(project.spec)]) == 0
     assert "          warning: feature rain has one value only" in capsys.readouterr().out
+
+
+def test_what_is_set_aside_travels_into_a_container_as_such(tmp_path):
+    project = project_of(tmp_path, SET_ASIDE)
+    with open_loop(project.spec) as loop:
+        run_stage(loop, "ingest")
+        run_stage(loop, "validate")
+        examples = training_set(loop)
+        request = loop.request("train", "turn", inputs=examples.inputs, window=examples.window)
+        scoring = loop.request("score", "turn", inputs=examples.inputs)
+    assert (scoring.held_by, any(i.acceptance for i in scoring.inputs)) == ((), False)
+    inside, copies = docker_place._inside(request, "work")
+    again = codec.decode(Request, json.loads(json.dumps(codec.encode(inside))))
+    assert again.held_by == ("departs", "train")
+    assert [(i.table, i.sha256, i.acceptance) for i in again.inputs] == [
+        (i.table, i.sha256, i.acceptance) for i in request.inputs
+    ]
+    assert sum(i.acceptance for i in again.inputs) == 3
+    assert {f"/kaizen/{target}" for _, target in copies} >= {i.path for i in again.inputs}
+    # A release that knows nothing of it is asked in its own words, unless rows are set aside.
+    assert "held_by" not in codec.encode(scoring)
+    assert "acceptance" not in codec.encode(scoring)["inputs"][0]
