@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,14 @@ from kaizen.errors import DataRefused
 if TYPE_CHECKING:
     import pandas as pd
 
-Key = tuple[Any, ...]
-
 
 def by_time(frame: pd.DataFrame, timestamp: str, *, share: float = 0.2, last: timedelta | None = None) -> list[bool]:
     """The newest rows: ``share`` of them, or those of the ``last`` so much time before the newest one.
 
     Rows of one moment stay together, and more than the share may be taken for it.
     """
-    times = [moment for (moment,) in _rows(frame, [timestamp])]
+    refuse_missing(frame, [timestamp])
+    times = frame[timestamp].tolist()
     if not times:
         return []
     if last is not None:
@@ -81,13 +80,21 @@ def keys_of(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 
     Raises ``DataRefused`` (KZ493) if a column is not there.
     """
-    seen: dict[Key, str] = {}
+    refuse_missing(frame, columns)
+    texts = [_texts(frame[name].tolist()) for name in columns]
+    return [f"[{','.join(row)}]" for row in zip(*texts, strict=True)]
+
+
+def _texts(values: list[Any]) -> list[str]:
+    """Values as JSON texts; most come many times, and each is written once."""
+    # Equal numbers are one key of a dict, whatever their types: 1 and 1.0 have the same text.
+    known: dict[Any, str] = {}
     found = []
-    for row in _rows(frame, columns):
-        # Equal numbers are one key of a dict, whatever their types: 1 and 1.0 have the same text.
-        if row not in seen:
-            seen[row] = canonical_json([_plain(value) for value in row])
-        found.append(seen[row])
+    for value in values:
+        text = known.get(value)
+        if text is None:
+            text = known[value] = canonical_json(_plain(value))
+        found.append(text)
     return found
 
 
@@ -104,11 +111,6 @@ def refuse_missing(frame: pd.DataFrame, columns: Sequence[str]) -> None:
             limit="columns " + ", ".join(names),
             action=f"did you mean {hint!r}?" if hint else "correct the name, or deliver the column",
         )
-
-
-def _rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterable[Key]:
-    refuse_missing(frame, columns)
-    return zip(*(frame[name].tolist() for name in columns), strict=True)
 
 
 def _plain(value: Any) -> Any:
