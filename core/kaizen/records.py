@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo
 
 from kaizen import codec
 from kaizen.calendar import days_later
@@ -155,11 +156,12 @@ class Window:
     start: str | None
     end: str | None
 
-    def cut(self, newest: timedelta) -> tuple[Window, Window]:
-        """The window before its ``newest`` so much time, and that; its end must be known."""
+    def cut(self, newest: timedelta, zone: ZoneInfo) -> tuple[Window, Window]:
+        """The window before its ``newest`` so many days in ``zone``, and those; its end must be known."""
         if self.end is None:
             raise ValueError("an open window has no newest part")
-        start = days_later(datetime.fromisoformat(self.end), -newest.total_seconds() / 86400).isoformat()
+        end = datetime.fromisoformat(self.end).astimezone(zone)
+        start = days_later(end, -newest.total_seconds() / 86400).isoformat()
         return Window(self.start, start), Window(start, self.end)
 
 

@@ -42,7 +42,7 @@ def training_set(loop: Loop) -> TrainingSet:
         )
     acceptance_set(loop)
     labelled_until = Window(None, bounds(labelled[-1], spec.timezone)[1].isoformat())
-    gate = labelled_until.cut(spec.evaluate.window)[1]
+    gate = labelled_until.cut(spec.evaluate.window, spec.timezone)[1]
     refuse_seen(loop, gate)
     last = train_partitions(spec.train.window)
     chosen = labelled if last is None else labelled[-last:]
@@ -54,7 +54,7 @@ def training_set(loop: Loop) -> TrainingSet:
 def refuse_unsound(loop: Loop, turn: str) -> None:
     """Refuse, before anything is decided, what training would refuse before it calls user code.
 
-    The place looks at training rows and the gate's, and at the acceptance set.
+    The place looks at training rows and at the gate's.
 
     Raises ``DataRefused``: what ``training_set`` raises, and from the place KZ420 no labelled row in the window, KZ422
     a feature that tells the label, KZ425 to KZ428 leaks, KZ492 no split; ``SpecError``: KZ308 no such runner.

@@ -67,7 +67,7 @@ def require_optuna() -> None:
 
 def selection(loop: Loop, examples: TrainingSet) -> tuple[Window, Window]:
     """The rows that trials train on, and those that they are measured on: the newest of the training set."""
-    return examples.window.cut(loop.spec.evaluate.window)
+    return examples.window.cut(loop.spec.evaluate.window, loop.spec.timezone)
 
 
 def find_parameters(loop: Loop, examples: TrainingSet, key: str, turn: str) -> dict[str, Any]:

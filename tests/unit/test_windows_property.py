@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -150,6 +150,9 @@ def turn(loop: Loop, champion: TrainingSet | None, *, promoted: bool) -> Trainin
     gate = rows_in(chosen.inputs, chosen.gate)
     seen = rows_in(chosen.inputs, chosen.window)
     trials, selected = selection(loop, chosen)
+    for window in (chosen.gate, selected):
+        # Whole days, also where one has 23 hours or 25.
+        assert datetime.fromisoformat(window.start or "").astimezone(ZONE).time() == time()
     assert not seen & gate
     assert rows_in(chosen.inputs, trials) | rows_in(chosen.inputs, selected) == seen | rows_in(chosen.inputs, selected)
     assert not (rows_in(chosen.inputs, trials) | rows_in(chosen.inputs, selected)) & gate
@@ -168,6 +171,20 @@ def asked(loop: Loop) -> tuple[TrainingSet | None, str]:
         return training_set(loop), ""
     except DataRefused as refusal:
         return None, refusal.code
+
+
+@pytest.mark.parametrize(
+    ("end", "start"),
+    [
+        ("2024-04-01T00:00:00+02:00", "2024-03-25T00:00:00+01:00"),
+        ("2024-11-01T00:00:00+01:00", "2024-10-25T00:00:00+02:00"),
+        ("2024-02-29T23:00:00+00:00", "2024-02-23T00:00:00+01:00"),
+    ],
+)
+def test_days_are_cut_off_at_midnight_across_daylight_saving(end, start):
+    before, newest = Window("2024-01-01T00:00:00+01:00", end).cut(timedelta(days=7), ZONE)
+    assert before == Window("2024-01-01T00:00:00+01:00", start)
+    assert newest == Window(start, end)
 
 
 def test_a_month_after_the_other_is_never_refused(tmp_path):

@@ -51,9 +51,8 @@ def trigger(request: Request) -> dict[str, Any]:
     rows = _training_rows(canonical_json(request.spec), request.inputs, request.window, request.held_by)
     _split(spec, rows)
     if spec.tune:
-        trained, selected = (
-            rows.in_window(spec.problem.timestamp, window) for window in request.window.cut(spec.evaluate.window)
-        )
+        windows = request.window.cut(spec.evaluate.window, spec.timezone)
+        trained, selected = (rows.in_window(spec.problem.timestamp, window) for window in windows)
         leaks.refuse_shared(spec, trained, selected, "rows of trials and of their selection")
     if request.selection:
         inputs = [i for i in request.inputs if _reaches_into(spec, i, request.selection)]
