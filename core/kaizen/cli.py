@@ -186,7 +186,7 @@ def _env(arguments: argparse.Namespace) -> str:
 
 def _turn(arguments: argparse.Namespace) -> int:
     from kaizen.loop import open_loop
-    from kaizen.records import PromotionDecision
+    from kaizen.records import PromotionDecision, TrainedModel
     from kaizen.turn import advance
 
     with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
@@ -213,6 +213,8 @@ def _turn(arguments: argparse.Namespace) -> int:
             verdict = loop.by_digest(PromotionDecision, f"candidate/{done.turn.turn}", done.turn.promotion_decision)
             for gate in verdict.gates:
                 print(f"  {'passed' if gate.passed else 'FAILED'}  {gate.gate}: {gate.reason}")
+            for warning in loop.by_digest(TrainedModel, f"candidate/{done.turn.turn}", done.turn.candidate).warnings:
+                print(f"  warning  {warning}")
     return 0
 
 

@@ -25,6 +25,7 @@ from kaizen.errors import MissingDependency, SpecError
 from kaizen.ledger import Event, Ledger, NewEvent, open_ledger
 from kaizen.ports import DataRepository, Registry, Run, Study
 from kaizen.records import (
+    AcceptanceSet,
     DataVersion,
     Input,
     Promotion,
@@ -40,6 +41,9 @@ from kaizen.trials import Watch
 
 EVERYTHING = Window(None, None)
 """All rows, whatever their time."""
+
+_KEEPS_OUT: tuple[PlacedStage, ...] = ("trigger", "trial", "train", "evaluate")
+"""Stages that read labels, none of the acceptance set's."""
 
 R = TypeVar("R", bound=Record)
 
@@ -171,6 +175,10 @@ class Loop:
             if (known is None or p in known) and bounds(p, zone)[1] + delay <= now
         ]
 
+    def acceptance(self) -> AcceptanceSet | None:
+        """The rows that were set aside."""
+        return self.head(AcceptanceSet, "acceptance")
+
     def moment(self) -> datetime:
         """The present in the loop's own clock: the wall's, or as late as the data that has come tells."""
         if self.spec.clock.of == "wall":
@@ -210,6 +218,8 @@ class Loop:
             InputFile(i.table, i.partition, str(self.store.file(i.address)), split_address(i.address)[1])
             for i in inputs
         ]
+        held = self.acceptance() if stage in _KEEPS_OUT else None
+        files += self._acceptance_files(held) if held else []
         folders = {
             role: ModelFolder(str(self.store.folder(m.model)), split_address(m.model)[1])
             for role, m in (models or {}).items()
@@ -234,7 +244,18 @@ class Loop:
             saved,
             settings,
             selection,
+            held_by=held.columns if held else (),
         )
+
+    def _acceptance_files(self, held: AcceptanceSet) -> list[InputFile]:
+        """The members with their look-ups and labels: to be kept out, and to be measured on."""
+        own = [i for i in held.inputs if i.table == held.table]
+        members = [replace(i, address=address) for i, address in zip(own, held.members, strict=True)]
+        others = [i for i in held.inputs if i.table != held.table]
+        return [
+            InputFile(i.table, i.partition, str(self.store.file(i.address)), split_address(i.address)[1], True)
+            for i in (*members, *others)
+        ]
 
     def run(self, request: Request, *, watch: Watch | None = None, limit: timedelta | None = None) -> dict[str, Any]:
         """Run a stage in the loop's place; see ``bridge.run``. What an earlier stage left has been kept by now.

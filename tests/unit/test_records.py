@@ -14,6 +14,7 @@ from kaizen.canonical import canonical_json
 from kaizen.errors import IntegrityError
 from kaizen.records import (
     KINDS,
+    AcceptanceSet,
     Bin,
     Comparison,
     ContainerRun,
@@ -214,6 +215,15 @@ RECORDS: tuple[Record, ...] = (
         parameters={"training.max_iter": 80, "kind": "steep"},
         importance={"training.max_iter": 0.75, "kind": 0.25},
         ended_by="trials",
+    ),
+    AcceptanceSet(
+        table="flights",
+        columns=("time_hour", "carrier", "flight"),
+        share=0.05,
+        salt="nyc/flights/acceptance",
+        inputs=(FLIGHTS,),
+        members=(f"store:acceptance/flights/2013-04@sha256:{sha('4')}",),
+        rows=1402,
     ),
 )
 
