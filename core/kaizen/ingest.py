@@ -19,6 +19,7 @@ from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused, PartitionConflict, SpecError
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
+from kaizen.ports import NewFile
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport
 from kaizen.spec import parse_label
 from kaizen.store import split_address
@@ -275,7 +276,8 @@ def _version(loop: Loop, name: str, partition: str, address: str, rows: pd.DataF
 
     spec = loop.spec
     file = loop.store.file_path(split_address(address)[1])
-    pointer = loop.data.commit(f"{name}/{partition}.parquet", file, f"ingest {name}/{partition}")
+    path = f"{name}/{partition}.parquet"
+    pointer = loop.data.commit([NewFile(path, file, f"ingest {name}/{partition}", {"rows": len(rows)})])[path]
     holds_labels = name == (spec.labels or spec.main) and spec.problem.task == "classification"
     labels = count_classes(make_label(spec, rows)) if holds_labels else {}
     return DataVersion(

@@ -30,7 +30,7 @@ POINTS: dict[str, list[tuple[str, int]]] = {
     "ingest.after_commit": [(FIRST, 1)],
     "ingest.after_append": [(FIRST, 2)],
     "data.commit.before_remote": [(FIRST, 1)],
-    "data.commit.before_pointer": [(FIRST, 1)],
+    "data.commit.before_workspace": [(FIRST, 1)],
     "data.commit.before_git": [(RETRAINING, 1)],
     "data.commit.after_git": [(FIRST, 2)],
     "publish.file.before_rename": [(RETRAINING, 15)],
