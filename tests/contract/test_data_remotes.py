@@ -210,7 +210,6 @@ class refusing_server:  # noqa: N801 - used like a function
 
         class Refuse(BaseHTTPRequestHandler):
             def answer(self):
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.send_response(status)
                 self.send_header("Content-Type", "application/xml")
                 self.send_header("Content-Length", str(len(body)))

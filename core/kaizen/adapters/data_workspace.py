@@ -6,13 +6,12 @@ has checked out is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kaizen.adapters.data_history import BRANCH, POINTER, Git, History, read_pointer, turn
-from kaizen.adapters.data_places import Content, Folder, publish
+from kaizen.adapters.data_places import Content, Folder
 from kaizen.faults import fault_point
-from kaizen.publish import publish_file
 
 
 class Workspace:
@@ -88,8 +87,17 @@ class Workspace:
         facts = read_pointer(text) if file.name.endswith(POINTER) else {}
         if facts:
             content = Content(facts["md5"], facts["size"])
-            cached = self.cache.root / content.key
-            if self.cache.has(content):
-                publish(file.with_name(file.name.removesuffix(POINTER)), content, cached, self.cache.copy)
+            data, cached = file.with_name(file.name.removesuffix(POINTER)), self.cache.root / content.key
+            same = data.exists() and cached.exists() and data.samefile(cached)
+            if not same and self.cache.has(content) and content.problem(data):
+                _swap(data, lambda draft: self.cache.copy(cached, draft))
         if not file.exists() or file.read_bytes() != text:
-            publish_file(file, lambda draft: draft.write_bytes(text), mode=0o644)
+            _swap(file, lambda draft: draft.write_bytes(text))
+
+
+def _swap(target: Path, write: Callable[[Path], object]) -> None:
+    """Make what ``write`` leaves appear at once. Not durable: after a power cut the view is made anew, from git."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".publish-{target.name}")
+    write(draft)
+    draft.replace(target)
