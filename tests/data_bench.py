@@ -60,9 +60,14 @@ class Bench:
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
         )  # fmt: skip
 
-    def git(self, *arguments: str, root: Path | None = None) -> str:
+    def git(self, *arguments: str, root: Path | None = None, env: dict[str, str] | None = None) -> str:
         command = ["git", "-C", str(root or self.root), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **(env or {})})
+        return done.stdout.strip()
+
+    def run_dvc(self, *arguments: str, root: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=root or self.root, check=False, capture_output=True, text=True)
 
     def dvc(self, *arguments: str, root: Path | None = None) -> str:
         command = [sys.executable, "-m", "dvc", *arguments]
@@ -85,6 +90,13 @@ class Bench:
         self.git("clone", "--quiet", str(self.root), str(folder))
         self.dvc("pull", "--quiet", root=folder)
         assert {path: (folder / path).read_bytes() for path in expected} == expected
+
+    def place(self, pointer: Pointer, name: str) -> Path:
+        """Where the copy of a version lies in store, cache or remote."""
+        if name == "store":
+            sha256 = next(v.meta["sha256"] for v in self.repository.versions() if v.md5 == pointer.md5)
+            return self.store.file_path(sha256)
+        return self.objects(pointer)[name == "remote"]
 
     def objects(self, pointer: Pointer) -> tuple[Path, Path]:
         place = Path("files", "md5", pointer.md5[:2], pointer.md5[2:])

@@ -108,13 +108,13 @@ class Git:
 
 
 @contextmanager
-def turn(file: Path, patience: float = PATIENCE) -> Iterator[int]:
+def turn(file: Path) -> Iterator[int]:
     """Hold the lock on ``file``, which ends with its last holder; its descriptor.
 
-    Raises ``DataRefused`` (KZ446) after ``patience`` seconds, naming the process that has it.
+    Raises ``DataRefused`` (KZ446) after ``PATIENCE`` seconds, naming the process that has it.
     """
     with file.open("a+", encoding="utf-8") as lock:
-        end, pause = time.monotonic() + patience, 0.001
+        end, pause = time.monotonic() + PATIENCE, 0.001
         while not _taken(lock):
             if time.monotonic() > end:
                 lock.seek(0)
@@ -123,7 +123,7 @@ def turn(file: Path, patience: float = PATIENCE) -> Iterator[int]:
                     "the data repository is busy",
                     where=str(file),
                     value=f"held by process {lock.read().strip() or 'unknown'}",
-                    limit=f"a turn within {patience:g} s",
+                    limit=f"a turn within {PATIENCE:g} s",
                     action="retry; if that process hangs, end it",
                 )
             time.sleep(pause)
