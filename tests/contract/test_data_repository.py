@@ -162,7 +162,7 @@ def test_remote_is_a_path_or_a_file_url(bench, tmp_path):
         assert DvcRepository(bench.root, remote, bench.store).remote.url == str(tmp_path / "a b")
     with pytest.raises(DataRefused) as refusal:
         DvcRepository(bench.root, "s3://name:secret@bucket/prefix", bench.store)
-    assert refusal.value.code == "KZ442"
+    assert refusal.value.code == "KZ449"
     assert "secret" not in str(refusal.value)
 
 

@@ -329,7 +329,7 @@ class ObjectStore:
 
 
 def open_place(name: str, url: str | Path) -> Folder | ObjectStore:
-    """The place at a path, ``file://`` or ``s3://`` URL. Raises ``DataRefused`` (KZ442) for any other."""
+    """The place at a path, ``file://`` or ``s3://`` URL. Raises ``DataRefused`` (KZ449) for any other."""
     text = str(url)
     scheme, found, rest = text.partition("://")
     if not found:
@@ -340,8 +340,8 @@ def open_place(name: str, url: str | Path) -> Folder | ObjectStore:
     plain = scheme == "s3" and parts.netloc and not {"@", "?", "#"}.intersection(text)
     if not plain:
         raise DataRefused(
-            "KZ442",
-            "the data remote cannot be written",
+            "KZ449",
+            "not the URL of a remote that data can be kept in",
             where=f"the {name} of the data repository",
             value=f"{scheme}://",
             limit="a folder (path or file:// URL) or s3://BUCKET/PREFIX",

@@ -57,7 +57,7 @@ class DvcRepository:
     Args:
         root: where the repository lies; everything in it is written by this class.
         remote: the DVC remote ``store``: a folder (path or ``file://`` URL) or ``s3://BUCKET/PREFIX``. Raises
-            ``DataRefused`` (KZ442) for any other URL.
+            ``DataRefused`` (KZ449) for any other URL.
         store: where the sources of commits lie.
     """
 
