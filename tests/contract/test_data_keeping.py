@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.data_bench import FLIGHTS, WEATHER, Bench, s3_server, tear
 
+import kaizen
 from kaizen.adapters.data_keeping import MANIFEST
 from kaizen.adapters.data_places import open_place
 from kaizen.adapters.dvc_repository import DvcRepository
@@ -327,6 +331,39 @@ def test_there_must_be_something_to_back_up_elsewhere(bench, told):
         with pytest.raises(UsageError) as refusal:
             bench.repository.backup(str(bench.remote), told.append)
         assert refusal.value.code == "KZ272"
+
+
+KEEP = """
+import sys
+from pathlib import Path
+from kaizen.adapters.dvc_repository import DvcRepository
+from kaizen.store import Store
+
+base, action, remote = sys.argv[1:]
+repository = DvcRepository(Path(base, "data"), Path(base, "remote"), Store(Path(base, "store")))
+getattr(repository, action)(remote, print)
+"""
+
+
+def keep(bench, action, remote, fault=""):
+    """Back up or restore in a process of its own; its exit code."""
+    env = {**os.environ, "PYTHONPATH": str(Path(kaizen.__file__).parents[1]), "KAIZEN_FAULT": fault}
+    command = [sys.executable, "-c", KEEP, str(bench.base), action, str(remote)]
+    return subprocess.run(command, env=env, check=False, capture_output=True).returncode
+
+
+def test_whatever_kills_a_backup_or_a_restore_the_next_one_ends_it(kept, told, tmp_path):
+    second, home = tmp_path / "second", Bench(tmp_path / "new")
+    for bench, action in ((kept, "backup"), (home, "restore")):
+        nth = 1
+        # Each one gets a file further than the one before, and finds what that one had done.
+        while (code := keep(bench, action, second, f"publish.file.before_rename:kill:{nth}")) != 0:
+            assert code == -signal.SIGKILL
+            nth += 1
+        assert nth > 3
+    assert home.repository.verify(told.append) == []
+    assert [v.commit for v in home.repository.versions()] == [v.commit for v in kept.repository.versions()]
+    home.assert_sound()
 
 
 # Reconcile: what the history says is in the remote, and what else is there is named (F59).

@@ -33,7 +33,7 @@ POINTS: dict[str, list[tuple[str, int]]] = {
     "data.commit.before_workspace": [(FIRST, 1)],
     "data.commit.before_git": [(RETRAINING, 1)],
     "data.commit.after_git": [(FIRST, 2)],
-    "publish.file.before_rename": [(RETRAINING, 15)],
+    "publish.file.before_rename": [(RETRAINING, 11)],
     "publish.folder.before_manifest": [(FIRST, 1)],
     "publish.folder.before_rename": [(FIRST, 1)],
     "ledger.append.before_commit": [(FIRST, 12), (RETRAINING, 7)],
