@@ -17,7 +17,7 @@ from kaizen.ports import NewFile, Pointer
 from kaizen.store import Store
 
 COMMIT = """
-import sys
+import os, sys
 from pathlib import Path
 from kaizen.adapters.dvc_repository import DvcRepository
 from kaizen.errors import KaizenError
@@ -26,7 +26,7 @@ from kaizen.store import Store
 
 base, message, *paths = sys.argv[1:]
 store = Store(Path(base, "store"))
-repository = DvcRepository(Path(base, "data"), Path(base, "remote"), store)
+repository = DvcRepository(Path(base, "data"), os.environ.get("BENCH_REMOTE", Path(base, "remote")), store)
 try:
     for path in paths:
         source = Path(store.file(store.put_file(path, lambda draft: draft.write_text(f"{message} {path}"))))

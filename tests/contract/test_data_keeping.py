@@ -382,6 +382,25 @@ def test_reconcile_pushes_what_the_remote_lost_and_names_what_nobody_points_at(k
     kept.assert_sound()
 
 
+def test_reconcile_looks_again_after_an_hour_or_a_commit(kept):
+    assert list(kept.repository.reconcile(NOW)) == []
+    kept.place(kept.april, "remote").unlink()
+    assert list(kept.repository.reconcile(NOW + timedelta(minutes=59))) == []
+    kept.commit(FLIGHTS, b"may")
+    assert len(list(kept.repository.reconcile(NOW))) == 1
+    kept.place(kept.april, "remote").unlink()
+    assert len(list(kept.repository.reconcile(NOW + timedelta(minutes=61)))) == 1
+
+
+def test_reconcile_packs_a_long_history(kept, monkeypatch):
+    monkeypatch.setattr("kaizen.adapters.data_keeping._LOOSE", 5)
+    assert int(kept.git("count-objects").split()[0]) > 5
+    assert list(kept.repository.reconcile(NOW)) == []
+    assert kept.git("count-objects").startswith("0 objects")
+    kept.commit(FLIGHTS, b"may")
+    kept.assert_sound()
+
+
 def test_reconcile_says_what_it_cannot_push(kept):
     for place in ("store", "cache", "remote"):
         kept.place(kept.april, place).unlink()

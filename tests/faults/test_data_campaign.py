@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import time
+import uuid
 from typing import TYPE_CHECKING
 
 import dvc.api
 import pytest
-from tests.data_bench import Bench
+from tests.data_bench import Bench, s3_server
+
+from kaizen.adapters.dvc_repository import DvcRepository
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,10 +20,14 @@ if TYPE_CHECKING:
 WRITERS = 8
 
 
+def paths_of(partitions: int) -> list[str]:
+    return [f"table-{n % 3}/{n:03}.parquet" for n in range(partitions)]
+
+
 def deliver(bench: Bench, partitions: int, kills: int, seed: int) -> int:
     """Let the writers write, kill and restart them at random; how many were killed at work."""
     dice = random.Random(seed)
-    shares = [[f"table-{n % 3}/{n:03}.parquet" for n in range(w, partitions, WRITERS)] for w in range(WRITERS)]
+    shares = [paths_of(partitions)[w::WRITERS] for w in range(WRITERS)]
     running = {w: bench.spawn("v", *share) for w, share in enumerate(shares)}
     killed = 0
     while running:
@@ -46,7 +53,7 @@ def deliver(bench: Bench, partitions: int, kills: int, seed: int) -> int:
 
 def assert_agreed(bench: Bench, clone: Path, partitions: int) -> None:
     """History, git and DVC from a fresh clone say the same as the sources."""
-    paths = [f"table-{n % 3}/{n:03}.parquet" for n in range(partitions)]
+    paths = paths_of(partitions)
     expected = {path: f"v {path}".encode() for path in paths}
     assert sorted(bench.subjects()) == sorted(f"v {path}" for path in paths)
     assert bench.git("rev-list", "--min-parents=2", "HEAD") == ""
@@ -76,6 +83,23 @@ def assert_agreed(bench: Bench, clone: Path, partitions: int) -> None:
 def test_eight_writers_and_kills_leave_every_partition_once(bench, tmp_path):
     assert deliver(bench, 40, kills=10, seed=1) > 0
     assert_agreed(bench, tmp_path / "clone", 40)
+
+
+@pytest.mark.drill
+@pytest.mark.fault("F29", "8 processes into one bucket, killed at random", "I3 I11")
+def test_eight_writers_into_a_bucket(bench, monkeypatch):
+    bucket = f"lake-{uuid.uuid4().hex[:8]}"
+    with s3_server() as url:
+        for name, value in {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("BENCH_REMOTE", f"s3://{bucket}/rail")
+        bench.repository = DvcRepository(bench.root, f"s3://{bucket}/rail", bench.store)
+        bench.repository.remote._s3.mkdir(bucket)
+        assert deliver(bench, 16, kills=4, seed=1) > 0
+        assert sorted(v.path for v in bench.repository.versions()) == sorted(paths_of(16))
+        assert bench.repository.verify(print) == []
+        assert len(list(bench.repository.remote.objects())) == 16
+    assert bench.git("status", "--porcelain") == ""
 
 
 @pytest.mark.soak

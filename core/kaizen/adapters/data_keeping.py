@@ -29,7 +29,10 @@ MANIFEST = "kaizen-backup.json"
 
 _FORMAT = {"format": "kaizen-data-backup", "version": 1}
 _LEFT_ALONE = timedelta(days=1)
+_FRESH = timedelta(hours=1)
 _NAMED = 20
+_LOOSE = 5000
+"""Objects of git in a file each; a version has four."""
 
 Tell = Callable[[str], object]
 
@@ -287,6 +290,9 @@ def reconcile(repository: DvcRepository, now: datetime) -> Iterator[str]:
     if rwlock.exists() and not _is_json(rwlock):
         rwlock.unlink()
         yield "removed DVC's rwlock, which a killed dvc had left half written"
+    looked, tip = repository.history.folder / "kaizen-reconciled", repository.history.tip()
+    if _same_and_fresh(looked, tip, now):
+        return
     objects = _objects(repository.versions())
     with repository.writing_place(repository.remote):
         there = {md5: (size, time) for md5, size, time in repository.remote.objects()}
@@ -306,6 +312,20 @@ def reconcile(repository: DvcRepository, now: datetime) -> Iterator[str]:
         yield f"object of no version: {repository.remote.url}/{Content(md5, 0).key}"
     if len(idle) > _NAMED:
         yield f"and {len(idle) - _NAMED} more objects of no version"
+    git = repository.history.git
+    if int(git("count-objects").split()[0]) > _LOOSE:
+        # What is under way is loose and in no commit yet: this leaves it alone.
+        git("repack", "-d", "-q")
+    looked.write_text(f"{tip} {now.timestamp()}", encoding="utf-8")
+
+
+def _same_and_fresh(looked: Path, tip: str, now: datetime) -> bool:
+    """Whether the remote was looked through at this tip a short while ago: that costs a listing of it."""
+    try:
+        commit, at = looked.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return False
+    return commit == tip and abs(now.timestamp() - float(at)) < _FRESH.total_seconds()
 
 
 def _mend(repository: DvcRepository, content: Content, wrong: set[str]) -> bool:
