@@ -396,7 +396,7 @@ def test_reconcile_packs_a_long_history(kept, monkeypatch):
     monkeypatch.setattr("kaizen.adapters.data_keeping._LOOSE", 5)
     assert int(kept.git("count-objects").split()[0]) > 5
     assert list(kept.repository.reconcile(NOW)) == []
-    assert kept.git("count-objects").startswith("0 objects")
+    assert int(kept.git("count-objects").split()[0]) < 5
     kept.commit(FLIGHTS, b"may")
     kept.assert_sound()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 from tests.data_bench import FLIGHTS, WEATHER, Bench, s3_server
@@ -183,6 +184,23 @@ def test_what_the_store_refuses_is_refused_by_its_name(bench, bucket, monkeypatc
         error = refused(f"s3://{bucket}/x", bench)
     assert error.value == code
     assert error.where == f"s3://{bucket}/x"
+
+
+def test_a_store_that_went_away_is_told_by_whoever_reads_it(lake, monkeypatch, tmp_path):
+    lake.commit(FLIGHTS, b"april")
+    lake.repository.backup(str(tmp_path / "second"), print)
+    away = DvcRepository(lake.root, lake.url, lake.store)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for read in (
+        lambda: away.verify(print),
+        lambda: list(away.reconcile(datetime.now(UTC))),
+        lambda: away.restore(str(tmp_path / "second"), print),
+        lambda: away.backup(lake.url + "-2", print),
+    ):
+        with pytest.raises(DataRefused) as refusal:
+            read()
+        assert (refusal.value.code, refusal.value.value) == ("KZ442", "EndpointConnectionError")
+    assert away.checkout("main", tmp_path / "out", print)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_read_only_remote_is_refused_and_nothing_changes(bench):
     assert facts.pop("where").startswith(str(bench.remote / "files" / "md5"))
     assert facts == {
         "code": "KZ442",
-        "what": "the data remote cannot be written",
+        "what": "the data remote cannot be used",
         "value": "Permission denied",
         "limit": f"{bench.remote} is a folder that this process may write",
         "action": "mount it, free space or grant the right, then retry",
@@ -370,7 +370,7 @@ def test_turn_lasts_while_a_git_outlives_its_killed_writer(bench, tmp_path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         go.write_text("\n")
         fcntl.flock(lock, fcntl.LOCK_EX)
-    bench.commit(WEATHER, f"deliver {WEATHER}".encode())
+    bench.commit(WEATHER, f"deliver {WEATHER}".encode(), f"deliver {WEATHER}")
     assert bench.subjects() == ["deliver", f"deliver {WEATHER}"]
     bench.assert_sound()
 

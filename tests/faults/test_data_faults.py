@@ -15,7 +15,7 @@ import pytest
 from tests.data_bench import FLIGHTS, WEATHER, s3_server, tear
 
 from kaizen.adapters.dvc_repository import DvcRepository
-from kaizen.errors import DataRefused
+from kaizen.errors import DataRefused, UsageError
 from kaizen.ports import NewFile
 
 LARGE = os.urandom(3 << 20)
@@ -143,6 +143,15 @@ def test_a_full_disk_commits_nothing(bench, small):
     assert bench.git("status", "--porcelain", root=small / "data") == ""
     repository.commit([NewFile(WEATHER, bench.source(b"rain"), "x")])
     assert repository.verify(print) == []
+
+
+@pytest.mark.fault("F48", "no space left where a person checks out", "I3 I12")
+def test_a_checkout_that_does_not_fit_leaves_nothing(bench, small):
+    bench.commit(FLIGHTS, LARGE)
+    with pytest.raises(UsageError) as refusal:
+        bench.repository.checkout("main", small / "out", print)
+    assert (refusal.value.code, refusal.value.value) == ("KZ273", "No space left on device")
+    assert list(small.iterdir()) == []
 
 
 @pytest.mark.fault("F48", "a file may not grow any more", "I3 I12")

@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +55,12 @@ def verify(repository: DvcRepository, tell: Tell, *, repair: bool) -> list[Wrong
     step = _progress(tell, "verified", len(objects))
 
     def examine(content: Content) -> list[tuple[str, str, bool]]:
-        problems = {p.name: p.problem(content, seen) for p in places if not _unnamed(p, content)}
-        wrong = {name: problem for name, problem in problems.items() if problem}
+        wrong = {}
+        for place in places:
+            with repository.using(place):
+                problem = "" if _unnamed(place, content) else place.problem(content, seen)
+            if problem:
+                wrong[place.name] = problem
         mended = bool(wrong) and repair and _mend(repository, content, set(wrong))
         step()
         return [(name, problem, mended) for name, problem in wrong.items()]
@@ -74,7 +78,7 @@ def verify(repository: DvcRepository, tell: Tell, *, repair: bool) -> list[Wrong
 
 
 def checkout(repository: DvcRepository, moment: str | datetime, folder: Path, tell: Tell) -> str:
-    """See ``DataRepository``. Raises ``UsageError`` (KZ270, KZ271), ``IntegrityError`` (KZ643): no whole copy."""
+    """See ``DataRepository``. Raises ``UsageError`` (KZ270, KZ271, KZ273), ``IntegrityError`` (KZ643)."""
     commit = resolve(repository, moment)
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -85,6 +89,21 @@ def checkout(repository: DvcRepository, moment: str | datetime, folder: Path, te
             limit="a folder that is empty or not there",
             action="name another folder",
         )
+    try:
+        _materialise(repository, commit, folder, tell)
+    except OSError as error:
+        raise UsageError(
+            "KZ273",
+            "the folder to check out into cannot be written",
+            where=str(error.filename2 or error.filename or folder),
+            value=error.strerror,
+            limit=f"{folder} is a folder that this process may write",
+            action="free space or grant the right, or name another folder",
+        ) from error
+    return commit
+
+
+def _materialise(repository: DvcRepository, commit: str, folder: Path, tell: Tell) -> None:
     versions = repository.history.tree(commit)
     step = _progress(tell, "checked out", len(versions))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +119,6 @@ def checkout(repository: DvcRepository, moment: str | datetime, folder: Path, te
 
         spread(place, versions)
         draft.replace(folder)
-    return commit
 
 
 def resolve(repository: DvcRepository, moment: str | datetime) -> str:
@@ -152,7 +170,7 @@ def backup(repository: DvcRepository, remote: str, tell: Tell) -> BackedUp:
             action="name another folder or bucket; ingest first",
         )
     history = repository.history
-    with repository.writing_place(place), _scratch(repository) as folder:
+    with repository.using(place), _scratch(repository) as folder:
         place.probe()
         before = _read_manifest(place, folder) or {"objects": {}, "root": _root(history.git, BRANCH), "bundle": {}}
         bundle = folder / "bundle"
@@ -199,7 +217,7 @@ def restore(repository: DvcRepository, remote: str, tell: Tell) -> BackedUp:
     """
     place = open_place("backup", remote)
     with _scratch(repository) as folder:
-        with repository.writing_place(place):
+        with repository.using(place):
             manifest, bundle = _read_manifest(place, folder), folder / "bundle"
             if manifest is None:
                 raise DataRefused(
@@ -231,13 +249,14 @@ def _bring_back(repository: DvcRepository, place: Place, manifest: dict[str, Any
     stored, remote, damaged = _Stored(repository), repository.remote, []
 
     def bring(content: Content) -> bool:
-        new = bool(stored.problem(content)) or not remote.has(content)
         try:
-            with _whole(repository, content, folder, place) as source, repository.writing_place(remote):
+            with _whole(repository, content, folder, place) as source, repository.using(remote):
+                new = bool(stored.problem(content)) or not remote.has(content)
                 remote.put(content, source)
                 stored.put(content, source)
         except IntegrityError:
             damaged.append(content.key)
+            return False
         step()
         return new
 
@@ -294,7 +313,7 @@ def reconcile(repository: DvcRepository, now: datetime) -> Iterator[str]:
     if _same_and_fresh(looked, tip, now):
         return
     objects = _objects(repository.versions())
-    with repository.writing_place(repository.remote):
+    with repository.using(repository.remote):
         there = {md5: (size, time) for md5, size, time in repository.remote.objects()}
     for content, versions in objects.items():
         if there.get(content.md5, (-1, 0))[0] != content.size:
@@ -334,7 +353,7 @@ def _mend(repository: DvcRepository, content: Content, wrong: set[str]) -> bool:
         with _scratch(repository) as folder, _whole(repository, content, folder) as source:
             for place in _places(repository):
                 if place.name in wrong and not _unnamed(place, content):
-                    with repository.writing_place(place):
+                    with repository.using(place):
                         place.put(content, source)
                     # A cache object is to be a link of the store's file.
                     stored = _Stored(repository).path(content)
@@ -346,7 +365,8 @@ def _mend(repository: DvcRepository, content: Content, wrong: set[str]) -> bool:
 
 def _fetch(repository: DvcRepository, content: Content, target: Path, path: str) -> None:
     for place in _places(repository):
-        with repository.writing_place(place):
+        # What a folder's copy may fail at is writing the target, which is the caller's to tell.
+        with nullcontext() if isinstance(place, Folder) else repository.using(place):
             if place.fetch(content, target):
                 return
     raise _no_copy(content, path)
@@ -362,7 +382,7 @@ def _whole(repository: DvcRepository, content: Content, folder: Path, *more: Pla
         return
     target = folder / content.md5
     for place in (*more, repository.remote):
-        with repository.writing_place(place):
+        with repository.using(place):
             if place.fetch(content, target):
                 break
     else:

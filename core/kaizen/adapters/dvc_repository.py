@@ -77,7 +77,7 @@ class DvcRepository:
 
     def probe(self) -> None:
         """Refuse a remote that cannot be written, before anything else is done. Raises ``DataRefused`` (KZ442)."""
-        with self.writing_place(self.remote):
+        with self.using(self.remote):
             self.remote.probe()
         self._probed = True
 
@@ -96,7 +96,7 @@ class DvcRepository:
         fault_point("data.commit.before_remote")
         if not self._probed:
             self.probe()
-        with self.writing_place(self.remote, sum(content.size for content in contents)):
+        with self.using(self.remote, sum(content.size for content in contents)):
             spread(lambda pair: self.remote.put(pair[0], pair[1].source), zip(contents, versions, strict=True))
         with self.writing():
             self.open()
@@ -260,14 +260,14 @@ class DvcRepository:
         return data_keeping.reconcile(self, now)
 
     @contextmanager
-    def writing_place(self, place: Place, need: int = 0) -> Iterator[None]:
+    def using(self, place: Place, need: int = 0) -> Iterator[None]:
         """Raise ``DataRefused`` (KZ442) for what a remote refuses."""
         limit = f"{place.url} is a folder that this process may write"
         action = "mount it, free space or grant the right, then retry"
         if place.url.startswith("s3://"):
             limit = f"{place.url} is in a bucket that these credentials may write"
             action = "check the standard AWS variables, the bucket, its policy and this machine's clock, then retry"
-        with _refused("KZ442", "the data remote cannot be written", place.url, limit, action, need):
+        with _refused("KZ442", "the data remote cannot be used", place.url, limit, action, need):
             yield
 
     @contextmanager
