@@ -83,9 +83,8 @@ def isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     for variable in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / ".dvc-of-the-user"))
-    for variable in [
-        name for name in os.environ if name.startswith(("KEDRO_ENV", "MLFLOW_REGISTRY_URI", "KAIZEN_FAULT"))
-    ]:
+    leading = ("KEDRO_ENV", "MLFLOW_REGISTRY_URI", "KAIZEN_FAULT", "KAIZEN_DATA_REMOTE")
+    for variable in [name for name in os.environ if name.startswith(leading)]:
         monkeypatch.delenv(variable)
     path = sys.path.copy()
     yield

@@ -23,8 +23,9 @@ from kaizen.containers import parse_size
 from kaizen.errors import DataRefused, HeadMoved, MissingDependency, PartitionConflict
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
+from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
-from kaizen.records import DataVersion, Delivery, Source, ValidationReport
+from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
 from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
 from kaizen.spec import Spec, TableSpec, parse_label
@@ -453,7 +454,11 @@ class _Taking:
         landed, waiting[:] = list(waiting), []
         if not landed:
             return []
-        made = {id(each): [self._version(name, p, v, each) for p, v in each.versions.items()] for each in landed}
+        pointers = self._commit(name, landed)
+        made = {
+            id(each): [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
+            for each in landed
+        }
         fault_point("ingest.after_commit")
         events = []
         for each in landed:
@@ -478,13 +483,25 @@ class _Taking:
         landed = self._land(name, item, None, [], [])
         return self._finish(name, [landed], attempt + 1) if landed else []
 
-    def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed) -> DataVersion:
+    def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
+        files = [
+            NewFile(
+                data_path(name, partition),
+                self.loop.store.file_path(new.draft.sha256),
+                f"ingest {name}/{partition}",
+                {"rows": new.draft.rows},
+            )
+            for each in landed
+            for partition, new in each.versions.items()
+        ]
+        return self.loop.data.commit(files) if files else {}
+
+    def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed, pointer: Pointer) -> DataVersion:
         from kaizen.adapters.examples import make_label
         from kaizen.adapters.tables import count_classes, read_columns
 
         loop, spec, draft = self.loop, self.loop.spec, new.draft
         file = loop.store.file_path(draft.sha256)
-        pointer = loop.data.commit(f"{name}/{partition}.parquet", file, f"ingest {name}/{partition}")
         labels = {}
         if name == (spec.labels or spec.main) and spec.problem.task == "classification":
             rule = parse_label(spec.problem.label)

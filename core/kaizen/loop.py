@@ -1,7 +1,7 @@
 """A loop, opened: its spec, its ledger, its stores. What a stage function takes first.
 
-Roots come from the environment: KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI, else ``environment:`` of the
-spec, else ``.kaizen`` in the project's folder.
+Roots come from the environment: KAIZEN_HOME, KAIZEN_LEDGER_URL, MLFLOW_TRACKING_URI and KAIZEN_DATA_REMOTE, else
+``environment:`` of the spec, else ``.kaizen`` in the project's folder.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ def open_loop(
             home=base,
             ledger=ledger,
             store=store,
-            data=_data_repository(base, store),
+            data=_data_repository(base, data_remote(spec, path, home, environment) or base / "data-remote", store),
             registry=registry or _mlflow(tracking, root),
             clock=clock,
             actor=actor or os.environ.get("KAIZEN_ACTOR") or getpass.getuser(),
@@ -359,6 +359,16 @@ def roots(
     return root, ledger or f"sqlite:///{root / 'ledger.db'}", tracking or f"sqlite:///{root / 'mlflow.db'}"
 
 
+def data_remote(spec: Spec, path: Path, home: Path | None = None, environment: EnvironmentSpec | None = None) -> str:
+    """Where an environment keeps this loop's share of its DVC remote; "" if it lies with the loop itself."""
+    named = (environment.remote if environment else "") or os.environ.get("KAIZEN_DATA_REMOTE") or ""
+    if home is not None or not (named or spec.environment.remote):
+        return ""
+    named = named or spec.environment.remote
+    root = named if "://" in named else str((path.parent / named).resolve())
+    return f"{root.rstrip('/')}/{spec.loop}"
+
+
 def studies_url(ledger: str) -> str:
     """Where studies are kept: in the ledger's PostgreSQL database, in a file beside its SQLite file, or in memory."""
     scheme, separator, rest = ledger.partition("://")
@@ -381,12 +391,12 @@ def read_suite_file(path: Path, table: str) -> None:
         )
 
 
-def _data_repository(base: Path, store: Store) -> DataRepository:
+def _data_repository(base: Path, remote: str | Path, store: Store) -> DataRepository:
     try:
         from kaizen.adapters.dvc_repository import DvcRepository
     except ImportError:
         raise MissingDependency("DVC", "dvc") from None
-    return DvcRepository(base / "data", base / "data-remote", store)
+    return DvcRepository(base / "data", remote, store)
 
 
 def _mlflow(tracking: str, root: Path) -> Registry:

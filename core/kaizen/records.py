@@ -102,6 +102,11 @@ class DataVersion(Record):
     private: dict[str, str] = field(default_factory=dict, metadata=codec.LATER)
 
 
+def data_path(table: str, partition: str) -> str:
+    """Where a partition lies in the data repository."""
+    return f"{table}/{partition.removesuffix('.parquet')}.parquet"
+
+
 @dataclass(frozen=True)
 class Delivery(Record):
     """A delivery was taken, and these partitions came out of it. Left by ingest: the same one again is no work."""

@@ -355,11 +355,16 @@ class RetrainSpec:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """Roots of this environment; the variables KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI outrank it."""
+    """Roots of this environment; the variables KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI outrank it.
+
+    Attributes:
+        remote: the folder or ``s3://BUCKET/PREFIX`` that has this loop's data below its name; KAIZEN_DATA_REMOTE.
+    """
 
     home: str = ""
     ledger: str = ""
     tracking: str = ""
+    remote: str = field(default="", metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
