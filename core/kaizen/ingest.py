@@ -20,7 +20,6 @@ from kaizen.errors import DataRefused, PartitionConflict, SpecError
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport
-from kaizen.spec import parse_label
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
@@ -152,8 +151,8 @@ def _read_partitions(loop: Loop, name: str, path: Path, until: datetime | None) 
         _refuse_all_null(frame, needed, f"{path}: {name}")
         _refuse_twice(loop, name, frame, str(path))
         return {WHOLE: frame}
-    frame = tables.with_time(frame, spec.problem.timestamp, str(path))
-    parts = tables.split(frame, spec.problem.timestamp, table.partition, spec.clock.timezone)
+    frame = tables.with_time(frame, spec.time_of(name), str(path))
+    parts = tables.split(frame, spec.time_of(name), table.partition, spec.clock.timezone)
     parts = {p: rows for p, rows in parts.items() if until is None or bounds(p, spec.timezone)[1] <= until}
     for partition, rows in parts.items():
         _refuse_future(loop, partition, f"{path}: {name}/{partition}")
@@ -165,15 +164,14 @@ def _read_partitions(loop: Loop, name: str, path: Path, until: datetime | None) 
 def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:
     """The columns of a table that the spec's other lines rest on."""
     spec, table = loop.spec, loop.spec.data.tables[name]
-    time = (spec.problem.timestamp,) if table.partition else ()
-    rule = parse_label(spec.problem.label)
-    truth = (rule.column if rule else spec.problem.target,)
+    time = (spec.time_of(name),) if table.partition else ()
+    truth = (spec.truth,)
     if table.role == "labels":
-        return tuple(dict.fromkeys((*time, *spec.problem.entity, *truth)))
+        return tuple(dict.fromkeys((*time, *spec.keys_of(name), *truth)))
     if table.join:
         prefix = f"{name}_"
         looked_up = tuple(f.removeprefix(prefix) for f in spec.problem.features if f.startswith(prefix))
-        return tuple(dict.fromkeys((*time, *table.join, *looked_up)))
+        return tuple(dict.fromkeys((*time, *spec.keys_of(name), *looked_up)))
     prefixes = tuple(f"{joined}_" for joined in spec.joined)
     own = tuple(f for f in spec.problem.features if not f.startswith(prefixes or ("\0",)))
     keys = tuple(k for joined in spec.joined for k in spec.data.tables[joined].join)
@@ -211,13 +209,11 @@ def _refuse_all_null(rows: pd.DataFrame, needed: tuple[str, ...], where: str) ->
 
 
 def _refuse_twice(loop: Loop, name: str, rows: pd.DataFrame, where: str) -> None:
-    """Look-ups and outcomes are joined by their keys. With a suite it is validate that may quarantine repeats."""
+    """Refuse repeated keys; see ``Spec.refuses_twice``."""
     from kaizen.adapters.examples import refuse_twice
 
-    table = loop.spec.data.tables[name]
-    keys = loop.spec.problem.entity if table.role == "labels" else table.join
-    if keys and name not in loop.spec.data.suite:
-        refuse_twice(rows, keys, where)
+    if loop.spec.refuses_twice(name):
+        refuse_twice(rows, loop.spec.keys_of(name), where, hidden=tuple(getattr(loop.spec.data, "private", ())))
 
 
 def _refuse_future(loop: Loop, partition: str, where: str) -> None:
@@ -276,7 +272,7 @@ def _version(loop: Loop, name: str, partition: str, address: str, rows: pd.DataF
     spec = loop.spec
     file = loop.store.file_path(split_address(address)[1])
     pointer = loop.data.commit(f"{name}/{partition}.parquet", file, f"ingest {name}/{partition}")
-    holds_labels = name == (spec.labels or spec.main) and spec.problem.task == "classification"
+    holds_labels = name in (spec.label_tables or (spec.main,)) and spec.problem.task == "classification"
     labels = count_classes(make_label(spec, rows)) if holds_labels else {}
     return DataVersion(
         name,

@@ -109,13 +109,25 @@ class Finding:
     rows: int | None
     broken: bool = False
     """True if the check itself raised: a broken check is not bad data."""
+    first: tuple[int, ...] = field(default=(), metadata=codec.LATER)
+    """Numbers, from 1, of the first rows that it found, where they are told."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What one rule of cleaning did: ``rule`` as the spec names it, in which column, to how many rows."""
+
+    rule: str
+    column: str
+    rows: int
 
 
 @dataclass(frozen=True)
 class ValidationReport(Record):
-    """What validate found. ``valid`` is the address of the rows that passed (None if refused).
+    """What validate found. ``valid`` is the address of the rows that passed, cleaned (None if refused).
 
-    ``rows == valid_rows + quarantined_rows`` unless the verdict is ``refused`` (then both are 0).
+    ``rows == valid_rows + quarantined_rows + dropped_rows`` unless the verdict is ``refused`` (then all three are 0).
+    ``cleaned`` is what the table's rules of cleaning did to the rows as they were delivered, in their order.
     """
 
     table: str
@@ -131,6 +143,8 @@ class ValidationReport(Record):
     valid: str | None
     quarantine: str | None
     reason: str = ""
+    dropped_rows: int = field(default=0, metadata=codec.LATER)
+    cleaned: tuple[Cleaned, ...] = field(default=(), metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -345,6 +359,8 @@ class HealthReport(Record):
     gain_realised: float | None
     """What the last promotion brought on the first rows after it: champion minus the one it replaced."""
     report: str = ""
+    labels: tuple[Input, ...] = field(default=(), metadata=codec.LATER)
+    """Where the labels came from. When others come, monitor looks again."""
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 
 from kaizen.adapters import tables
-from kaizen.adapters.examples import Examples, assemble_wide, default_features, join_labels
+from kaizen.adapters.examples import Examples, assemble_wide, default_features, label_rows
+from kaizen.calendar import bounds
 from kaizen.errors import UsageError
 from kaizen.ingest import WHOLE, find_files
 from kaizen.loop import Loop
 from kaizen.publish import publish_file
-from kaizen.records import ScoredBatch
+from kaizen.records import Input, ScoredBatch
 from kaizen.spec import Spec, TableSpec
 
 History = dict[str, dict[str, pd.DataFrame]]
@@ -49,8 +53,8 @@ def read_history(spec: Spec, path: Path) -> History:
 def _cut(spec: Spec, table: TableSpec, frame: pd.DataFrame, where: str) -> dict[str, pd.DataFrame]:
     if table.partition is None:
         return {WHOLE: frame}
-    timed = tables.with_time(frame, spec.problem.timestamp, where)
-    return tables.split(timed, spec.problem.timestamp, table.partition, spec.clock.timezone)
+    time = table.own_time or spec.problem.timestamp
+    return tables.split(tables.with_time(frame, time, where), time, table.partition, spec.clock.timezone)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -94,16 +98,35 @@ def land(landing: Path, names: list[str], history: History, partition: str = WHO
             publish_file(landing / name / f"{partition}.parquet", partial(tables.write_parquet, rows))
 
 
+def land_until(landing: Path, names: list[str], history: History, end: datetime, zone: ZoneInfo) -> None:
+    """Deliver the partitions of some tables that end by then and were not delivered yet."""
+    for name in names:
+        for partition in history[name]:
+            if bounds(partition, zone)[1] <= end and not (landing / name / f"{partition}.parquet").exists():
+                land(landing, [name], history, partition)
+
+
 def paired_predictions(loop: Loop, scored: ScoredBatch) -> Part:
     """Label, the loop's prediction, the never-retrained model's, and day, for the labelled rows of a partition."""
     ours = tables.read_parquet(loop.store.file(scored.predictions))
     static = ours if scored.champion == 1 else _predict_static(loop, scored)
-    truth = loop.inputs_for([scored.partition], labels=True)[-1]
-    outcomes = ours if loop.spec.labels is None else tables.read_parquet(loop.store.file(truth.address))
-    label = join_labels(loop.spec, ours, outcomes)
+    label = label_rows(loop.spec, ours, read_labels(loop, scored.partition) if loop.spec.labels else {})
     known = ~np.isnan(label)
     days = Examples(ours, ours).days(loop.spec.problem.timestamp, loop.spec.clock.timezone)
     return label[known], ours["prediction"].to_numpy()[known], static["prediction"].to_numpy()[known], days[known]
+
+
+def read_labels(loop: Loop, partition: str) -> dict[str, pd.DataFrame]:
+    """All that the labels tables hold for a partition, by table."""
+    return read_inputs(loop, loop.labels_for(partition))
+
+
+def read_inputs(loop: Loop, inputs: Iterable[Input]) -> dict[str, pd.DataFrame]:
+    """The rows of some partitions, by table."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for item in inputs:
+        parts.setdefault(item.table, []).append(tables.read_parquet(loop.store.file(item.address)))
+    return {name: _joined(frames) for name, frames in parts.items()}
 
 
 def _predict_static(loop: Loop, scored: ScoredBatch) -> pd.DataFrame:
