@@ -314,6 +314,32 @@ class ScoredBatch(Record):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Rows of a scored partition, by their positions (from 0) in the predictions of ``batch`` (a digest)."""
+
+    partition: str
+    batch: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelRequest(Record):
+    """Rows went out to be labelled; until ``expires`` they do not go out again. Left by ``kaizen label queue``.
+
+    Attributes:
+        moment, expires: in the loop's own time, ISO 8601. generation: counts the requests of a loop from 1.
+        champion: whose predictions were asked about. sheet: address of what went out; it lists the rows of ``asked``.
+    """
+
+    moment: str
+    expires: str
+    generation: int
+    champion: int
+    asked: tuple[Asked, ...]
+    sheet: str
+
+
+@dataclass(frozen=True)
 class FeatureDrift:
     """How far one feature moved from the champion's training rows. ``status`` is never a bare number.
 
@@ -505,6 +531,7 @@ KINDS: dict[str, type[Record]] = {
         Profile,
         ContainerRun,
         Search,
+        LabelRequest,
     )
 }
 

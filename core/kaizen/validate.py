@@ -102,7 +102,7 @@ def _check(loop: Loop, version: DataVersion, suite: dict[str, Any] | None) -> Va
         findings=result.findings,
         valid=None,
         quarantine=None,
-        reason=reason or f"cleaning left none of {len(delivered)} rows",
+        reason=reason if len(rows) else f"cleaning left none of {len(delivered)} rows",
         cleaned=cleaned,
     )
     if verdict == "refused" or not len(rows):

@@ -150,9 +150,10 @@ def test_rows_are_valid_or_quarantined_or_dropped(
         {"departs": times, "train": "T1", "rain": [r for _, r, _ in rows], "distance": [d for *_, d in rows]}
     ).astype({"rain": float, "distance": float})
     with open_ledger(":memory:") as ledger:
+        none: Any = None
         loop = Loop(
-            spec, folder / "kaizen.yml", "test", folder, ledger, Store(folder), None, None, WallClock(), "test", None, ""  # type: ignore[arg-type]
-        )  # fmt: skip
+            spec, folder / "kaizen.yml", "test", folder, ledger, Store(folder), none, none, WallClock(), "", none, ""
+        )
         address = loop.store.put_file("schedules/2024-01", lambda path: frame.to_parquet(path, index=False))
         size, digests = file_digests(loop.store.file(address), "md5")
         version = DataVersion("schedules", "2024-01", address, digests["md5"], size, len(frame), {}, Source("", ""), "")

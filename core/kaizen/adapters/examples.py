@@ -198,13 +198,15 @@ def _private(spec: Spec) -> tuple[str, ...]:
 def label_rows(spec: Spec, rows: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> np.ndarray:
     """The label of each of n rows from all sources in ``tables``, NaN where none knows it.
 
+    Without a labels table the rows bring it along, or it is looked up in the main table.
+
     Raises ``DataRefused``: KZ411 a source that names a row twice, KZ419 two sources that contradict each other.
     """
-    if not spec.label_tables:
+    if not spec.label_tables and spec.truth in rows.columns:
         return make_label(spec, rows)
     label = np.full(len(rows), np.nan)
     source = np.full(len(rows), -1)
-    for number, name in enumerate(spec.label_tables):
+    for number, name in enumerate(spec.label_tables or (spec.main,)):
         if name not in tables:
             continue
         outcomes = tables[name].reset_index(drop=True)

@@ -110,15 +110,10 @@ def paired_predictions(loop: Loop, scored: ScoredBatch) -> Part:
     """Label, the loop's prediction, the never-retrained model's, and day, for the labelled rows of a partition."""
     ours = tables.read_parquet(loop.store.file(scored.predictions))
     static = ours if scored.champion == 1 else _predict_static(loop, scored)
-    label = label_rows(loop.spec, ours, read_labels(loop, scored.partition) if loop.spec.labels else {})
+    label = label_rows(loop.spec, ours, read_inputs(loop, loop.labels_for(scored.partition)))
     known = ~np.isnan(label)
     days = Examples(ours, ours).days(loop.spec.problem.timestamp, loop.spec.clock.timezone)
     return label[known], ours["prediction"].to_numpy()[known], static["prediction"].to_numpy()[known], days[known]
-
-
-def read_labels(loop: Loop, partition: str) -> dict[str, pd.DataFrame]:
-    """All that the labels tables hold for a partition, by table."""
-    return read_inputs(loop, loop.labels_for(partition))
 
 
 def read_inputs(loop: Loop, inputs: Iterable[Input]) -> dict[str, pd.DataFrame]:
