@@ -72,13 +72,13 @@ class FillSpec:
 
 @dataclass(frozen=True)
 class LimitsSpec:
-    """What a number may be, and what becomes of a row with another one: ``null`` takes the number away.
+    """What a number may be, and what becomes of another one: ``missing`` takes it away.
 
     The limits are fixed numbers. Quantiles of a partition would let the same row pass in one partition and not in the
     next, and those of all rows would look into the future.
     """
 
-    policy: Literal["clip", "null", "drop_row"]
+    policy: Literal["clip", "missing", "drop_row"]
     low: float | None = None
     high: float | None = None
 

@@ -128,7 +128,7 @@ numbers = st.none() | st.floats(-9, 9) | st.sampled_from([INF, -INF, float("nan"
 @given(
     st.lists(st.tuples(st.integers(0, 5), numbers, numbers), min_size=1, max_size=12),
     st.sampled_from(["keep_first", "keep_last", None]),
-    st.sampled_from(["clip", "null", "drop_row"]),
+    st.sampled_from(["clip", "missing", "drop_row"]),
     st.sampled_from(["drop_row", {"fill": 0}]),
     st.sampled_from(["quarantine", "refuse"]),
     st.floats(0, 1),

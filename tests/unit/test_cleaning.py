@@ -45,7 +45,7 @@ def test_of_rows_with_the_same_keys_one_is_kept(policy: str, kept: list[str]) ->
 
 @pytest.mark.parametrize(
     ("policy", "expected", "count"),
-    [("clip", [0, 5, 10, None], 2), ("null", [None, 5, None, None], 2), ("drop_row", [5, None], 2)],
+    [("clip", [0, 5, 10, None], 2), ("missing", [None, 5, None, None], 2), ("drop_row", [5, None], 2)],
 )
 @pytest.mark.parametrize("kind", [pa.int64(), pa.int8(), pa.float64(), pa.float32()])
 def test_numbers_outside_fixed_limits(kind: pa.DataType, policy: str, expected: list[Any], count: int) -> None:
@@ -64,10 +64,10 @@ def test_a_fraction_as_limit_of_whole_numbers_is_the_next_whole_number_inside() 
 
 
 def test_limits_take_infinite_numbers_in_too_and_leave_nan_to_the_missing() -> None:
-    rules = {"outliers": {"v": {"policy": "null", "high": 10.0}}, "missing": {"v": {"fill": 7}}}
+    rules = {"outliers": {"v": {"policy": "missing", "high": 10.0}}, "missing": {"v": {"fill": 7}}}
     left, done = cleaned(rows(v=[1.0, INF, float("nan"), None]), **rules)
     assert left["v"] == [1.0, 7.0, 7.0, 7.0]
-    assert done == (Cleaned("outliers: null", "v", 1), Cleaned("missing: fill", "v", 3))
+    assert done == (Cleaned("outliers: missing", "v", 1), Cleaned("missing: fill", "v", 3))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,11 @@ rules = st.fixed_dictionaries(
     optional={
         "duplicates": st.sampled_from(["keep_first", "keep_last"]),
         "outliers": st.fixed_dictionaries(
-            {"v": st.fixed_dictionaries({"policy": st.sampled_from(["clip", "null", "drop_row"]), "low": st.just(-1)})}
+            {
+                "v": st.fixed_dictionaries(
+                    {"policy": st.sampled_from(["clip", "missing", "drop_row"]), "low": st.just(-1)}
+                )
+            }
         ),
         "missing": st.fixed_dictionaries({"v": st.sampled_from(["drop_row", {"fill": 0}])}),
     },

@@ -125,7 +125,7 @@ def _limit(rows: Rows, column: str, limits: LimitsSpec, where: str) -> tuple[Row
     count = int((below | above).sum())
     if limits.policy == "drop_row":
         return rows.where(~(below | above)), count
-    if limits.policy == "null":
+    if limits.policy == "missing":
         return _put(rows, column, below | above, pa.scalar(None, values.type)), count
     for mask, limit, inwards in ((below, limits.low, math.ceil), (above, limits.high, math.floor)):
         if limit is not None and mask.any():
