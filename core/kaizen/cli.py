@@ -223,6 +223,9 @@ def _turn(arguments: argparse.Namespace) -> int:
         quarantined = sum(r.quarantined_rows for r in done.validated)
         if quarantined:
             print(f"quarantined {quarantined} rows")
+        dropped = sum(r.dropped_rows for r in done.validated)
+        if dropped:
+            print(f"dropped {dropped} rows by rules of cleaning")
         for report in done.health:
             print(
                 f"health {report.partition}: drift {report.drift}, performance {report.performance.status}"

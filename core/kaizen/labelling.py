@@ -129,7 +129,7 @@ def _table(loop: Loop, name: str) -> str:
         "KZ357",
         "no table for these labels",
         where="data.tables",
-        value=name or None,
+        value=name or "none is named",
         limit=", ".join(found) or "a table of role labels without time",
         action="name one of them" if found else "add one: {uri: landing/asked/*, role: labels, ...}",
     )

@@ -375,6 +375,9 @@ class Performance:
 class HealthReport(Record):
     """What monitor says of a partition. ``drift`` sums up the features; unknown is neither ok nor an alarm."""
 
+    # The same health leads to the same decision, from whichever deliveries its labels came.
+    not_identity: ClassVar[tuple[str, ...]] = ("labels",)
+
     partition: str
     champion: int
     drift: Health

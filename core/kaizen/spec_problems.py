@@ -12,7 +12,7 @@ from kaizen import codec
 from kaizen.containers import parse_gpus, parse_size, user_ids
 from kaizen.measures import MEASURES
 from kaizen.secrets import is_name
-from kaizen.spec import FillSpec, ParameterSpec, PlaceSpec, Spec, TuneSpec, parse_label, train_partitions
+from kaizen.spec import FillSpec, LimitsSpec, ParameterSpec, PlaceSpec, Spec, TuneSpec, parse_label, train_partitions
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9_-]*")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -161,16 +161,17 @@ def _clean_problems(spec: Spec) -> list[Problem]:
         for column, rule in table.clean.missing.items():
             if isinstance(rule, FillSpec) and (column in never or not isinstance(rule.fill, str | int | float)):
                 limit = "a number, text, true or false, in a column that is no key, time or label"
-                found.append(_no_rule(f"{name}.clean.missing.{column}", limit))
+                found.append(_no_rule(f"{name}.clean.missing.{column}", rule, limit))
         for column, limits in table.clean.outliers.items():
             low, high = limits.low, limits.high
             if (low is None and high is None) or (low is not None and high is not None and low > high):
-                found.append(_no_rule(f"{name}.clean.outliers.{column}", "low, high or both, with low <= high"))
+                found.append(_no_rule(f"{name}.clean.outliers.{column}", limits, "low, high or both, low <= high"))
     return found
 
 
-def _no_rule(key: str, limit: str) -> Problem:
-    return Problem("KZ356", "not a rule of cleaning", f"data.tables.{key}", None, limit, "correct it")
+def _no_rule(key: str, rule: FillSpec | LimitsSpec, limit: str) -> Problem:
+    shown = ", ".join(f"{name}: {value}" for name, value in codec.encode(rule).items())
+    return Problem("KZ356", "not a rule of cleaning", f"data.tables.{key}", shown, limit, "correct it")
 
 
 def _feature_problems(spec: Spec) -> list[Problem]:

@@ -84,6 +84,17 @@ def one_class(project: Project) -> None:
         project.land("outcomes", f"{month}.parquet", outcomes(month).assign(delay=0.0))
 
 
+def contradiction(project: Project) -> None:
+    """Somebody says of the punctual trains of these months that they were late."""
+    for month in MONTHS[:2]:
+        rows = outcomes(month)
+        project.land("asked", f"{month}.parquet", rows.assign(delay=rows["delay"].clip(lower=11.0)))
+
+
+def clean(table: str, **rules: Any) -> dict[str, Any]:
+    return {"data": {"tables": {table: {"clean": rules}}}}
+
+
 def disguise(project: Project) -> None:
     """The rain of these months is measured at the destination: the delay shows through."""
     for month in MONTHS[:2]:
@@ -160,6 +171,17 @@ CASES = {
     "model without predict_proba": Case(spec=train("train_without_probability"), fresh=True, stages=TO_TRIGGER),
     "missing training function": Case(spec=train("trian"), fresh=True, stages=TO_TRIGGER),
     "unknown runner": Case(spec=train("train", runner="callabel"), fresh=True, stages=TO_VALIDATE),
+    "times that do not go together": Case(spec={"data": {"tables": {"stations": {"max_age": "3d"}}}}),
+    "label that cleaning would invent": Case(spec=clean("outcomes", missing={"delay": {"fill": 0}})),
+    "rule of cleaning for no column": Case(
+        spec=clean("schedules", missing={"rian": "drop_row"}), land=march(), stages=("ingest",)
+    ),
+    "labels that contradict each other": Case(
+        spec={"data": {"tables": {"asked": {"uri": "landing/asked/*", "partition": "month", "role": "labels"}}}},
+        land=contradiction,
+        fresh=True,
+        stages=TO_VALIDATE,
+    ),
     "unknown interpreter": Case(
         spec={"place": {"mode": "python", "interpreter": "/nowhere/bin/python"}}, fresh=True, stages=TO_VALIDATE
     ),

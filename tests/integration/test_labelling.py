@@ -291,3 +291,29 @@ def test_the_commands_do_the_round(project: Project, tmp_path: Path, capsys: pyt
     assert main(["label", "queue", spec, "--rows", "10000", "--out", str(sheet)]) == 0
     assert main(["label", "queue", spec, "--out", str(sheet)]) == 0
     assert capsys.readouterr().out.endswith("nothing to ask: every row that was scored has its label, or went out\n")
+
+
+def test_where_people_are_the_only_source_their_labels_are_checked_against_the_classes(tmp_path: Path) -> None:
+    project = make_loop(
+        tmp_path / "rail", {"problem": {"label": None}, "data": {"outcomes": ["arrives"], "suite": None}}
+    )
+    for month in (JANUARY, FEBRUARY, MARCH):
+        project.land_schedules(month)
+        if month != MARCH:
+            truth = outcomes(month).assign(late=lambda rows: (rows["delay"] > 10).astype(int))
+            project.land("outcomes", f"{month}.parquet", truth.drop(columns="delay"))
+    sheet = tmp_path / "labels.csv"
+    with opened(project) as loop:
+        advance(loop)
+        filled = ask(loop, sheet, 3)
+        assert list(filled.columns) == ["departs", "train", "prediction", "reason", "late"]
+        filled.assign(late=[1, 2, ""]).to_csv(sheet, index=False)
+        with pytest.raises(DataRefused, match="KZ486") as caught:
+            take(loop, sheet)
+        assert caught.value.value == "1 rows: row 2 has the label 2, which is none of 0, 1"
+        filled.assign(late=[1, 0, ""]).to_csv(sheet, index=False)
+        taken = take(loop, sheet)
+        assert taken.path is not None
+        assert (taken.path.parent, taken.labels, taken.empty) == (project.landing / "outcomes", 2, 1)
+        advance(loop)
+        assert labelled(loop, MARCH).sort_values().tolist() == [0.0, 1.0]

@@ -357,6 +357,7 @@ retrain, environment, tune
         """\
         KZ356: not a rule of cleaning
           where: kaizen.yml: data.tables.planes.clean.missing.tailnum
+          value: fill: N0
           limit: a number, text, true or false, in a column that is no key, time or label
           next: correct it""",
     ),
