@@ -110,7 +110,7 @@ def _make_project(out: Path, months: int, place: dict[str, str]) -> tuple[Path, 
     overlay = out / "flights" / "conf" / "local" / "kaizen.yml"
     overlay.write_text(yaml.safe_dump({"data": {"tables": tables}, "place": place}), encoding="utf-8")
     write_snapshot(spec_file, "local")
-    whole = {n for n, t in template.data.tables.items() if t.partition is None}
+    whole = {n for n, t in template.data.tables.items() if not t.timed}
     return spec_file, {n: p if n in whole else {k: p[k] for k in kept if k in p} for n, p in history.items()}
 
 
@@ -132,7 +132,7 @@ def _replay(spec_file: Path, folder: Path, months: int) -> Replay:
     spec = load_spec(spec_file)
     history = read_history(spec, spec_file)
     kept = sorted(history[spec.main])[:months]
-    whole = {n for n, t in spec.data.tables.items() if t.partition is None}
+    whole = {n for n, t in spec.data.tables.items() if not t.timed}
     some = {n: p if n in whole else {k: p[k] for k in kept if k in p} for n, p in history.items()}
     return replay(spec, spec_file, some, folder, lambda _: None)
 
@@ -164,9 +164,9 @@ def _live_through(airflow: AirflowService, spec: Spec, spec_file: Path, history:
     """Let the year happen."""
     landing = spec_file.parents[2] / "landing"
     tables = spec.data.tables.items()
-    rows = [n for n, t in tables if t.partition and t.role == "features"]
+    rows = [n for n, t in tables if t.timed and t.role == "features"]
     outcomes = [n for n, t in tables if t.role == "labels"]
-    land(landing, [n for n, t in tables if t.partition is None], history)
+    land(landing, [n for n, t in tables if not t.timed], history)
     with open_loop(spec_file, env="local") as loop:
         for month in sorted(history[spec.main]):
             began, before = time.monotonic(), airflow.count_runs()

@@ -105,7 +105,7 @@ def replay(
     landing = folder / "landing"
     tables = {n: replace(t, uri=str(landing / n / "*.parquet"), columns=()) for n, t in spec.data.tables.items()}
     whole, rows, outcomes = _by_role(spec)
-    timed, happened = ([n for n, t in tables.items() if t.partition and getattr(t, kind)] for kind in ("asof", "time"))
+    dated, happened = ([n for n, t in tables.items() if t.timed and getattr(t, kind)] for kind in ("asof", "time"))
     clock = VirtualClock(bounds(next(iter(history[spec.main])), spec.timezone)[0])
     landed = replace(spec, data=replace(spec.data, tables=tables))
     with open_loop(path, env=env, spec=landed, home=folder / "home", clock=clock) as loop:
@@ -115,7 +115,7 @@ def replay(
             clock.move_to(max(begin, clock.now()))
             land(landing, rows, history, partition)
             # What is looked up as of a row's time was there before the row.
-            land_until(landing, timed, history, end, spec.timezone)
+            land_until(landing, dated, history, end, spec.timezone)
             progress(f"{partition}  rows landed")
             advance(loop)
             scored = loop.head(ScoredBatch, f"score/{partition}")
@@ -133,10 +133,10 @@ def _by_role(spec: Spec) -> tuple[list[str], list[str], list[str]]:
 
     Without those that are cut by a time of their own.
     """
-    tables = [(n, t) for n, t in spec.data.tables.items() if not (t.partition and t.own_time)]
-    whole = [n for n, t in tables if t.partition is None]
-    outcomes = [n for n, t in tables if t.partition and t.role == "labels"]
-    return whole, [n for n, t in tables if t.partition and t.role == "features"], outcomes
+    tables = [(n, t) for n, t in spec.data.tables.items() if not (t.timed and t.own_time)]
+    whole = [n for n, t in tables if not t.timed]
+    outcomes = [n for n, t in tables if t.timed and t.role == "labels"]
+    return whole, [n for n, t in tables if t.timed and t.role == "features"], outcomes
 
 
 def _one_line(scored: ScoredBatch | None, done: Advance) -> str:

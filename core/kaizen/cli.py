@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("spec", nargs="?", type=Path, help="kaizen.yml")
     made.add_argument("--env", help="overlay of this environment (default: KAIZEN_ENV or local)")
     made.add_argument("--because", default="", metavar="WHY", help="trigger: a person's wish to retrain now")
-    made.add_argument("--until", metavar="TIME", help="ingest: take only data that ends by then")
+    made.add_argument("--since", metavar="TIME", help="ingest: take only partitions that begin then or later")
+    made.add_argument("--until", metavar="TIME", help="ingest: take only partitions that end by then")
+    made.add_argument("--partition", default="", metavar="KEY", help="ingest: take only this one, such as 2013-04")
     made.add_argument("--began-with", default="", metavar="DIGEST", help="refuse another spec than this one")
     made.add_argument("--result", type=Path, metavar="FOLDER", help="leave result.json there, and end with the caller")
     command("compile", _compile, "write the snapshot of a spec that DAG files are parsed from")
@@ -211,10 +213,9 @@ def _turn(arguments: argparse.Namespace) -> int:
     from kaizen.turn import advance
 
     with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
-        until = None
-        if arguments.until:
-            until = _moment(arguments.until).replace(tzinfo=loop.spec.timezone)
-        done = advance(loop, until=until, wish=arguments.because, progress=_stage_progress(arguments.json))
+        until = _moment(arguments.until).replace(tzinfo=loop.spec.timezone) if arguments.until else None
+        progress, tell = _stage_progress(arguments.json), (lambda _: None) if arguments.json else _say
+        done = advance(loop, until=until, wish=arguments.because, progress=progress, tell=tell)
         if arguments.json:
             records = [*done.ingested, *done.validated, *done.scored, *done.health, done.decision, done.turn]
             print(json.dumps([r.to_json() for r in records if r is not None]))
@@ -262,10 +263,9 @@ def _run_stage(arguments: argparse.Namespace) -> Any:
     from kaizen.stages import Order, run_stage
 
     with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
-        until = _moment(arguments.until) if arguments.until else None
-        if until and until.tzinfo is None:
-            until = until.replace(tzinfo=loop.spec.timezone)
-        return run_stage(loop, arguments.stage, Order(arguments.because, until, arguments.began_with))
+        since, until = (_moment(text) if text else None for text in (arguments.since, arguments.until))
+        order = Order(arguments.because, until, arguments.began_with, since, arguments.partition)
+        return run_stage(loop, arguments.stage, order)
 
 
 def _compile(arguments: argparse.Namespace) -> int:

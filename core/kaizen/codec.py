@@ -22,7 +22,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX_FLOAT = sys.float_info.max
 
 LATER = {"later": True}
-"""``field(default=..., metadata=LATER)`` came after the first release of its dataclass: at its default it is not written.
+"""``field(default=..., metadata=LATER)`` came after its dataclass was first released: at its default it is not written.
 
 So what was written before reads back as the same value, and its digest stays what it was.
 """

@@ -1,170 +1,502 @@
-"""ingest: land each delivered file as immutable, content-addressed partitions, exactly once.
+"""ingest: land each delivery as immutable, content-addressed partitions, exactly once.
 
-The same file again is no work; the same partition with the same content is no event; with other content it is
-refused. Everything is checked before anything is written, so a refusal leaves no trace.
+The same delivery again is no work; the same partition with the same rows is no event. What else may come for a
+partition that is there, ``on_change`` says: nothing, more rows, or other rows, as a new version of it. Everything is
+checked before anything is written, so a refusal leaves no trace. Rows stream: memory does not grow with a delivery.
 """
 
 from __future__ import annotations
 
-import glob
-import importlib.util
-from collections.abc import Mapping
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kaizen.calendar import bounds
-from kaizen.canonical import file_digests
-from kaizen.errors import DataRefused, PartitionConflict, SpecError
+from kaizen.canonical import digest
+from kaizen.containers import parse_size
+from kaizen.errors import DataRefused, HeadMoved, MissingDependency, PartitionConflict
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport
+from kaizen.seen import Seen, open_seen
+from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
+from kaizen.spec import TableSpec
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from kaizen.adapters.landing import Cut, Draft, Rows
 
 WHOLE = "all"
-"""The partition of a table that is not cut by time."""
+"""The partition of a table that is not cut."""
+_TOGETHER = (64, 256 << 20)
+"""Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
+_PATIENCE = 20
+"""How often a delivery is taken up again because somebody else changed its partition meanwhile."""
+
+Tell = Callable[[str], None]
 
 
-def ingest(loop: Loop, *, until: datetime | None = None) -> list[DataVersion]:
-    """Take every file that is new, of every table; return the versions that were added.
+def _say_nothing(_: str) -> None:
+    """Tell nobody."""
 
-    ``until`` leaves partitions that end later for another time: a turn as it would have been on that day.
+
+@dataclass(frozen=True)
+class Span:
+    """Partitions by time that are taken: those that begin at ``since`` or later and end by ``until``."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def key(self) -> str:
+        """What of a delivery was taken, as its key has it."""
+        ends = [moment.isoformat() if moment else "" for moment in (self.since, self.until)]
+        return "/".join(ends) if self.since else ends[1]
+
+    def holds(self, begin: datetime, end: datetime) -> bool:
+        """Whether a partition is among them."""
+        return (self.since is None or begin >= self.since) and (self.until is None or end <= self.until)
+
+
+EVER = Span()
+
+
+def ingest(loop: Loop, *, span: Span = EVER, tell: Tell = _say_nothing) -> list[DataVersion]:
+    """Take every delivery that is new, of every table; return the versions that were added.
+
+    Args:
+        span: leave other partitions for another time: a turn as it would have been on a day, or a range to backfill.
+        tell: told what takes long, and what is noteworthy.
 
     Raises:
-        DataRefused: the first file that cannot be taken; files before it stay taken, it leaves nothing.
+        DataRefused: the first delivery that cannot be taken; those before it stay taken, it leaves nothing.
     """
-    return [
-        version
-        for name, table in loop.spec.data.tables.items()
-        for path in find_files(table.uri, loop.path.parent)
-        for version in ingest_file(loop, name, path, until=until)
-    ]
+    with _taking(loop, span, tell) as taking:
+        return [version for name in loop.spec.data.tables for version in taking.take_all(name)]
+
+
+def ingest_file(loop: Loop, name: str, path: Path) -> list[DataVersion]:
+    """Land one file of table ``name``. See ``ingest``."""
+    with _taking(loop, EVER, _say_nothing) as taking:
+        return taking.take(name, [FileItem(path, path.name)])
 
 
 def has_landed(loop: Loop) -> bool:
-    """Whether ``ingest`` has work: a file that was not taken yet. One that cannot be read is for ingest to refuse."""
+    """Whether ``ingest`` has work: a delivery that was not taken yet. One that is refused is for ingest to refuse."""
     try:
-        return any(
-            loop.find(Delivery, f"{name}/{_stable_digest(path)}/") is None
-            for name, table in loop.spec.data.tables.items()
-            for path in find_files(table.uri, loop.path.parent)
-        )
+        with _taking(loop, EVER, _say_nothing) as taking:
+            return any(taking.new_items(name, taking.items(name)) for name in loop.spec.data.tables)
     except DataRefused:
         return True
 
 
-def find_files(uri: str, base: Path) -> list[Path]:
-    """The files a table's ``uri`` names now, sorted; none yet is no error. Raises ``SpecError`` KZ311 for a package."""
-    if uri.startswith("package:"):
-        package, _, inside = uri.removeprefix("package:").partition("/")
+@dataclass
+class _Landed:
+    """A delivery on its way: its rows are in the store, nobody knows of them yet."""
+
+    item: Item
+    key: str
+    source: Source
+    partitions: tuple[str, ...]
+    versions: dict[str, _NewVersion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _NewVersion:
+    """One partition of a delivery that is to become a version. ``expect``: position of the version before, or 0."""
+
+    draft: Draft
+    address: str
+    change: Literal["", "grew", "replaced"]
+    previous: str
+    expect: int
+    added: tuple[str, ...]
+
+
+@dataclass
+class _Known:
+    """What is there of a table: the newest version of each partition and its position, and what was refused."""
+
+    versions: dict[str, DataVersion]
+    positions: dict[str, int]
+    refused: set[str]
+    types: dict[str, str]
+    order: tuple[str, ...]
+
+
+@contextmanager
+def _taking(loop: Loop, span: Span, tell: Tell) -> Iterator[_Taking]:
+    with open_seen(loop.home / "seen.db") as seen, (loop.home / "ingest.lock").open("a+b") as lock:
+        yield _Taking(loop, span, tell, seen, lock.fileno())
+
+
+@dataclass
+class _Taking:
+    """One call of ``ingest``."""
+
+    loop: Loop
+    span: Span
+    tell: Tell
+    seen: Seen
+    lock: int
+    identities: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of items whose bytes this call has hashed."""
+
+    # What there is to take.
+
+    def items(self, name: str) -> list[Item]:
+        """What the table's source delivers now."""
+        table = self.loop.spec.data.tables[name]
+        since = self._watermark(name) if table.watermark else ""
+        return find_items(table, self.loop.path.parent, self.loop.env, since=since, tell=self.tell)
+
+    def new_items(self, name: str, items: Sequence[Item]) -> list[Item]:
+        """Those that were not taken yet, as far as that can be told without reading their rows."""
+        keys = [self._key_of(name, self._identity(name, item, None)) for item in items]
+        taken = self.loop.ledger.known_keys(self.loop.name, "Delivery", [key for key in keys if key])
+        return [item for item, key in zip(items, keys, strict=True) if key not in taken]
+
+    def _identity(self, name: str, item: Item, scratch: Path | None) -> str:
+        label, stamp = f"{name}/{item.where}", item.stamp()
+        if found := self.identities.get((label, stamp), ""):
+            return found
+        if scratch is None and (known := self.seen.identity(label, stamp)):
+            return known
+        if scratch is None and not isinstance(item, FileItem):
+            # What is elsewhere is not fetched to find out; taking it will.
+            return ""
+        found = item.identity(scratch or self.loop.home)
+        if scratch is None:
+            self.identities[label, stamp] = found
+        if found and item.settled():
+            self.seen.keep(label, stamp, found)
+        return found
+
+    def _key_of(self, name: str, identity: str) -> str:
+        return f"{name}/{identity}/{self.span.key}" if identity else ""
+
+    def _watermark(self, name: str) -> str:
+        delivery = self.loop.head(Delivery, f"source/{name}")
+        return delivery.watermark if delivery else ""
+
+    def _known(self, name: str) -> _Known:
+        from kaizen.adapters.landing import column_order
+        from kaizen.adapters.schemas import merge_types
+
+        loop = self.loop
+        heads = loop.ledger.heads(loop.name, prefix=(prefix := f"data/{name}/"))
+        versions = {subject.removeprefix(prefix): DataVersion.from_json(e.payload) for subject, e in heads.items()}
+        newest = versions[max(versions)] if versions else None
+        reports = loop.heads(ValidationReport, f"validation/{name}/")
+        return _Known(
+            versions,
+            {subject.removeprefix(prefix): event.subject_seq for subject, event in heads.items()},
+            {r.data for r in reports.values() if r.verdict == "refused"},
+            merge_types(v.columns for v in versions.values()) | dict(loop.spec.data.tables[name].types),
+            column_order(loop.store.file_path(split_address(newest.address)[1])) if newest else (),
+        )
+
+    # Taking it.
+
+    def take_all(self, name: str) -> list[DataVersion]:
+        """Take what is new of one table."""
+        return self.take(name, self.new_items(name, self.items(name)))
+
+    def take(self, name: str, items: Sequence[Item]) -> list[DataVersion]:
+        """Take these items, several together; those that another process is at come last."""
+        versions: list[DataVersion] = []
+        waiting: list[_Landed] = []
+        postponed: list[Item] = []
+        known = self._known(name) if items else None
         try:
-            found = importlib.util.find_spec(package)
-        except (ModuleNotFoundError, ValueError):
-            found = None
-        if found is None or not found.submodule_search_locations:
-            raise SpecError(
-                "KZ311",
-                "package with data is not installed",
-                where="data.tables",
-                value=package,
-                limit="an installed package",
-                action=f"pip install {package}",
+            for number, item in enumerate(items):
+                if not self._claim(name, item, wait=False):
+                    postponed.append(item)
+                    continue
+                if number and number % 100 == 0:
+                    self.tell(f"{name}: {number} of {len(items)} deliveries")
+                landed = self._land(name, item, known, waiting, versions)
+                waiting += [landed] if landed else []
+                if self._is_full(waiting):
+                    versions += self._finish(name, waiting)
+                    known = None
+        finally:
+            # Also before a refusal goes up: what came before it stays taken.
+            versions += self._finish(name, waiting)
+        for item in postponed:
+            self._claim(name, item, wait=True)
+            if landed := self._land(name, item, None, [], versions):
+                versions += self._finish(name, [landed])
+            self._release()
+        return versions
+
+    def _is_full(self, waiting: Sequence[_Landed]) -> bool:
+        count, size = _TOGETHER
+        held = sum(v.draft.size for landed in waiting for v in landed.versions.values())
+        return len(waiting) >= count or held >= size
+
+    def _claim(self, name: str, item: Item, *, wait: bool) -> bool:
+        """Keep other processes of this machine from doing the same work; the ledger keeps it from counting twice."""
+        at = int.from_bytes(hashlib.sha256(f"{name}/{item.where}".encode()).digest()[:7])
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
+        except OSError:
+            return False
+        return True
+
+    def _release(self) -> None:
+        fcntl.lockf(self.lock, fcntl.LOCK_UN)
+
+    def _land(
+        self, name: str, item: Item, known: _Known | None, waiting: list[_Landed], versions: list[DataVersion]
+    ) -> _Landed | None:
+        """Read, check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+        with self.loop.store.scratch() as folder:
+            here = isinstance(item, FileItem)
+            identity = self._identity(name, item, None if here else folder)
+            if identity and self.loop.find(Delivery, self._key_of(name, identity)):
+                return None
+            known = known or self._known(name)
+            rows = self._read(name, item, known, folder)
+            if identity and not rows.is_original:
+                item.refuse_changed(identity)
+            fault_point("ingest.after_read")
+            if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
+                versions += self._finish(name, waiting)
+                known = self._known(name)
+            drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
+            if identity and rows.is_original and (found := [d.sha256 for d in drafts.values()]) != [identity]:
+                raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
+            self._check(name, item.where, rows, drafts)
+            if not identity:
+                identity = digest({partition: draft.sha256 for partition, draft in drafts.items()})
+                if self.loop.find(Delivery, self._key_of(name, identity)):
+                    return None
+            landed = _Landed(item, self._key_of(name, identity), Source(item.name, identity), tuple(drafts))
+            for partition, draft in drafts.items():
+                if version := self._new_version(name, item, rows, draft, known):
+                    landed.versions[partition] = version
+        fault_point("ingest.after_publish")
+        return landed
+
+    def _read(self, name: str, item: Item, known: _Known, folder: Path) -> Rows:
+        """The delivery's rows by partition, in the columns and types that the table has."""
+        from kaizen.adapters.landing import Cutter, as_it_is, with_time
+
+        spec, table = self.loop.spec, self.loop.spec.data.tables[name]
+        wanted = Wanted(
+            item.where,
+            table.columns,
+            _needed_columns(self.loop, name),
+            # What dates a row is made a time of one type, whatever it came as.
+            {n: t for n, t in known.types.items() if not (table.timed and n == spec.time_of(name))},
+            order=known.order,
+            format=table.format or "",
+            encoding=table.encoding,
+            max_expanded=parse_size(table.max_expanded),
+        )
+        single = _single_partition(table, item)
+        original = item.original() if single and format_of(item.where, wanted.format) == "parquet" else None
+        if original and (found := as_it_is(original, single, wanted, folder)):
+            self._check_columns(name, item.where, found.columns, known)
+            return found
+        cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
+        for batch in item.batches(wanted):
+            if first == 1:
+                self._check_columns(name, item.where, batch.schema.names, known)
+            timed = with_time(batch, spec.time_of(name), wanted, first) if table.timed else batch
+            cutter.add(timed)
+            first += batch.num_rows
+        return cutter
+
+    def _within(self, name: str, partitions: Sequence[str]) -> list[str]:
+        """Those in the span."""
+        zone = self.loop.spec.timezone
+        timed = self.loop.spec.data.tables[name].timed
+        return [p for p in partitions if not timed or self.span.holds(*bounds(p, zone))]
+
+    # Checking it.
+
+    def _check_columns(self, name: str, where: str, names: Sequence[str], known: _Known) -> None:
+        from kaizen.adapters.examples import refuse_outcomes
+
+        spec, table = self.loop.spec, self.loop.spec.data.tables[name]
+        if table.role == "features" and spec.labels:
+            refuse_outcomes(spec, list(names), f"{where}: table {name}")
+        added = _added(names, known)
+        if added and table.new_columns == "refuse":
+            raise DataRefused(
+                "KZ468",
+                "column that was not there before",
+                where=where,
+                value=", ".join(added),
+                limit="columns " + ", ".join(known.types),
+                action=f"say new_columns: accept for the table {name}, or select its columns",
             )
-        return [Path(next(iter(found.submodule_search_locations))) / inside]
-    return sorted(Path(p) for p in glob.glob(str(base / uri)) if not Path(p).name.startswith("."))
+        if added:
+            self.tell(f"{where}: new column {', '.join(added)}")
+
+    def _check(self, name: str, where: str, rows: Rows, drafts: Mapping[str, Draft]) -> None:
+        table = self.loop.spec.data.tables[name]
+        if rows.rows < table.min_rows:
+            raise DataRefused(
+                "KZ408",
+                "too few rows",
+                where=where,
+                value=f"{rows.rows} rows",
+                limit=f"at least {table.min_rows} (data.tables.{name}.min_rows)",
+                action="deliver the file again, or lower min_rows",
+            )
+        for partition, draft in drafts.items():
+            place = f"{where}: {name}/{partition}" if table.partition else f"{where}: {name}"
+            if table.timed:
+                _refuse_future(self.loop, partition, place)
+            _refuse_all_null(draft.empty, _needed_columns(self.loop, name), place)
+            self._refuse_twice(name, draft, place)
+
+    def _refuse_twice(self, name: str, draft: Draft, where: str, *, grown: bool = False) -> None:
+        """Refuse repeated keys; see ``Spec.refuses_twice``."""
+        from kaizen.adapters.landing import repeats_keys
+
+        spec = self.loop.spec
+        keys = spec.keys_of(name)
+        if spec.refuses_twice(name, grown=grown) and repeats_keys(draft.path, keys):
+            from kaizen.adapters.examples import refuse_twice
+            from kaizen.adapters.tables import read_columns
+
+            hidden = tuple(getattr(spec.data, "private", ()))
+            refuse_twice(read_columns(draft.path, keys), keys, where, hidden=hidden)
+
+    # Keeping it.
+
+    def _new_version(self, name: str, item: Item, rows: Rows, draft: Draft, known: _Known) -> _NewVersion | None:
+        """The version that a partition of a delivery is to become; None if those rows are there.
+
+        A partition that validation refused may come again with other content; it was used nowhere.
+
+        Raises ``PartitionConflict`` (KZ430).
+        """
+        from kaizen.adapters.landing import begins_with, same_rows
+
+        store, table, partition = self.loop.store, self.loop.spec.data.tables[name], draft.partition
+        before = known.versions.get(partition)
+        added = tuple(_added(draft.columns, known))
+        if before is None:
+            return _NewVersion(draft, store.adopt(f"{name}/{partition}", draft.path, draft.sha256), "", "", 0, added)
+        if draft.sha256 == split_address(before.address)[1] or same_rows(old := store.file(before.address), draft.path):
+            return None
+        policy = "replace" if table.partition is None or before.digest in known.refused else table.on_change
+        if policy == "refuse":
+            raise PartitionConflict(
+                "KZ430",
+                "partition was delivered before with other content",
+                where=f"{name}/{partition}",
+                value=f"sha256 {draft.sha256}",
+                limit=f"sha256 {split_address(before.address)[1]}",
+                action="deliver corrections as another partition, or say on_change: append or replace for the table",
+            )
+        change: Literal["grew", "replaced"] = "grew"
+        if policy == "append":
+            draft = rows.draft(partition, before=old)
+            self._refuse_twice(name, draft, f"{item.where}: {name}/{partition} with the rows before", grown=True)
+        elif not begins_with(draft.path, old):
+            change = "replaced"
+        self.tell(f"{name}/{partition} {change}: {before.rows} rows, now {draft.rows}")
+        address = store.adopt(f"{name}/{partition}", draft.path, draft.sha256)
+        return _NewVersion(draft, address, change, before.digest, known.positions[partition], added)
+
+    def _finish(self, name: str, waiting: list[_Landed], attempt: int = 1) -> list[DataVersion]:
+        """Commit what waits to the data repository and append its records: then it is there, all of it."""
+        landed, waiting[:] = list(waiting), []
+        if not landed:
+            return []
+        made = {id(each): [self._version(name, p, v, each.source) for p, v in each.versions.items()] for each in landed}
+        fault_point("ingest.after_commit")
+        events = []
+        for each in landed:
+            for version, new in zip(made[id(each)], each.versions.values(), strict=True):
+                part = f"{name}/{version.partition}"
+                key = "/".join([part, version.address, *([new.previous] if new.previous else [])])
+                events.append(self.loop.new_event(f"data/{part}", version, key, expect=new.expect))
+            delivery = Delivery(name, each.source, each.partitions, each.item.watermark())
+            events.append(self.loop.new_event(f"source/{name}", delivery, each.key))
+        try:
+            self.loop.ledger.append_all(self.loop.name, events)
+        except HeadMoved:
+            if attempt == _PATIENCE:
+                raise
+            # Somebody else came first to one of the partitions: each delivery is taken up again on what is there now.
+            return [version for each in landed for version in self._again(name, each.item, attempt)]
+        fault_point("ingest.after_append")
+        self._release()
+        return [version for each in landed for version in made[id(each)]]
+
+    def _again(self, name: str, item: Item, attempt: int) -> list[DataVersion]:
+        landed = self._land(name, item, None, [], [])
+        return self._finish(name, [landed], attempt + 1) if landed else []
+
+    def _version(self, name: str, partition: str, new: _NewVersion, source: Source) -> DataVersion:
+        from kaizen.adapters.examples import make_label
+        from kaizen.adapters.tables import count_classes, read_columns
+
+        loop, spec, draft = self.loop, self.loop.spec, new.draft
+        file = loop.store.file_path(draft.sha256)
+        pointer = loop.data.commit(f"{name}/{partition}.parquet", file, f"ingest {name}/{partition}")
+        labels = {}
+        if name in (spec.label_tables or (spec.main,)) and spec.problem.task == "classification":
+            labels = count_classes(make_label(spec, read_columns(file, [spec.truth])))
+        return DataVersion(
+            table=name,
+            partition=partition,
+            address=new.address,
+            md5=pointer.md5,
+            size=pointer.size,
+            rows=draft.rows,
+            columns=draft.columns,
+            source=source,
+            commit=pointer.commit,
+            labels=labels,
+            change=new.change,
+            previous=new.previous,
+            added=new.added,
+        )
 
 
-def ingest_file(loop: Loop, name: str, path: Path, *, until: datetime | None = None) -> list[DataVersion]:
-    """Land one file of table ``name``. See ``ingest``."""
-    table = loop.spec.data.tables[name]
-    source = Source(table.uri if table.uri.startswith("package:") else path.name, _stable_digest(path))
-    key = f"{name}/{source.sha256}/{until.isoformat() if until else ''}"
-    if loop.find(Delivery, key):
-        return []
-    parts = _read_partitions(loop, name, path, until)
-    _refuse_changed(path, source.sha256)
-    fault_point("ingest.after_read")
-    addresses = {p: _publish(loop, name, p, parts[p]) for p in _new_partitions(loop, name, parts)}
-    fault_point("ingest.after_publish")
-    versions = [_version(loop, name, p, address, parts[p], source) for p, address in addresses.items()]
-    fault_point("ingest.after_commit")
-    delivery = Delivery(name, source, tuple(parts))
-    events = [loop.new_event(f"data/{name}/{v.partition}", v, f"{name}/{v.partition}/{v.address}") for v in versions]
-    loop.ledger.append_all(loop.name, [*events, loop.new_event(f"source/{name}", delivery, key)])
-    fault_point("ingest.after_append")
-    return versions
+def _single_partition(table: TableSpec, item: Item) -> str:
+    """The partition that a delivery of this table is as a whole, "" if its rows are cut."""
+    from kaizen.adapters.landing import key_name
 
-
-def _stable_digest(path: Path) -> str:
-    """sha256 of a file that nobody is writing. Raises ``DataRefused`` KZ406 if it changes meanwhile."""
-    try:
-        before = path.stat()
-        size, digests = file_digests(path)
-        fault_point("ingest.while_reading")
-        after = path.stat()
-    except OSError as error:
-        raise DataRefused(
-            "KZ407",
-            "file cannot be read",
-            where=str(path),
-            value=error.strerror,
-            limit="a readable file",
-            action="check the path and its permissions",
-        ) from error
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != after.st_size:
-        raise _still_written(path, f"{before.st_size} bytes, then {after.st_size}")
-    return digests["sha256"]
-
-
-def _refuse_changed(path: Path, sha256: str) -> None:
-    """The rows that were read must be those of the file that the record will name."""
-    found = _stable_digest(path)
-    if found != sha256:
-        raise _still_written(path, f"sha256 {sha256}, then {found}")
-
-
-def _still_written(path: Path, value: str) -> DataRefused:
-    return DataRefused(
-        "KZ406",
-        "file is still being written",
-        where=str(path),
-        value=value,
-        limit="a file that does not change",
-        action="deliver under a name that begins with a dot and rename when complete; then retry",
-    )
-
-
-def _read_partitions(loop: Loop, name: str, path: Path, until: datetime | None) -> dict[str, pd.DataFrame]:
-    """The file's rows by partition, each checked as far as the spec tells without a suite."""
-    from kaizen.adapters import tables
-
-    spec, table = loop.spec, loop.spec.data.tables[name]
-    frame = tables.read_source(path, table.columns)
-    needed = _needed_columns(loop, name)
-    tables.check_columns(frame, needed, str(path))
-    _check_rows(loop, name, frame, str(path))
     if table.partition is None:
-        _refuse_all_null(frame, needed, f"{path}: {name}")
-        _refuse_twice(loop, name, frame, str(path))
-        return {WHOLE: frame}
-    frame = tables.with_time(frame, spec.time_of(name), str(path))
-    parts = tables.split(frame, spec.time_of(name), table.partition, spec.clock.timezone)
-    parts = {p: rows for p, rows in parts.items() if until is None or bounds(p, spec.timezone)[1] <= until}
-    for partition, rows in parts.items():
-        _refuse_future(loop, partition, f"{path}: {name}/{partition}")
-        _refuse_all_null(rows, needed, f"{path}: {name}/{partition}")
-        _refuse_twice(loop, name, rows, f"{path}: {name}/{partition}")
-    return parts
+        return WHOLE
+    return key_name(Path(item.name).name) if table.partition == "file" else ""
+
+
+def _cut(loop: Loop, name: str, item: Item) -> Cut:
+    try:
+        from kaizen.adapters import landing
+    except ImportError:
+        raise MissingDependency("pyarrow", "data") from None
+    spec, table = loop.spec, loop.spec.data.tables[name]
+    if single := _single_partition(table, item):
+        return landing.whole(single)
+    if table.key_column:
+        return landing.by_column(table.key_column, item.where)
+    return landing.by_time(spec.time_of(name), table.partition or "", spec.clock.timezone)
+
+
+def _added(names: Sequence[str] | Mapping[str, str], known: _Known) -> list[str]:
+    return [name for name in names if name not in known.types] if known.versions else []
 
 
 def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:
     """The columns of a table that the spec's other lines rest on."""
     spec, table = loop.spec, loop.spec.data.tables[name]
-    time = (spec.time_of(name),) if table.partition else ()
+    time = (spec.time_of(name),) if table.timed else (table.key_column,) if table.key_column else ()
     truth = (spec.truth,)
     if table.role == "labels":
         return tuple(dict.fromkeys((*time, *spec.keys_of(name), *truth)))
@@ -178,42 +510,17 @@ def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*time, *spec.problem.entity, *keys, *own, *(() if spec.labels else truth))))
 
 
-def _check_rows(loop: Loop, name: str, frame: pd.DataFrame, where: str) -> None:
-    from kaizen.adapters.examples import refuse_outcomes
-
-    table = loop.spec.data.tables[name]
-    if len(frame) < table.min_rows:
-        raise DataRefused(
-            "KZ408",
-            "too few rows",
-            where=where,
-            value=f"{len(frame)} rows",
-            limit=f"at least {table.min_rows} (data.tables.{name}.min_rows)",
-            action="deliver the file again, or lower min_rows",
-        )
-    if table.role == "features" and loop.spec.labels:
-        refuse_outcomes(loop.spec, [str(c) for c in frame.columns], f"{where}: table {name}")
-
-
-def _refuse_all_null(rows: pd.DataFrame, needed: tuple[str, ...], where: str) -> None:
-    empty = [c for c in needed if rows[c].isna().all()]
-    if empty:
+def _refuse_all_null(empty: Sequence[str], needed: Sequence[str], where: str) -> None:
+    found = [name for name in needed if name in empty]
+    if found:
         raise DataRefused(
             "KZ409",
             "column holds no value at all",
             where=where,
-            value=", ".join(empty),
+            value=", ".join(found),
             limit="at least one value in each column that the spec names",
             action="mend the source; if the column is gone for good, remove it from kaizen.yml",
         )
-
-
-def _refuse_twice(loop: Loop, name: str, rows: pd.DataFrame, where: str) -> None:
-    """Refuse repeated keys; see ``Spec.refuses_twice``."""
-    from kaizen.adapters.examples import refuse_twice
-
-    if loop.spec.refuses_twice(name):
-        refuse_twice(rows, loop.spec.keys_of(name), where, hidden=tuple(getattr(loop.spec.data, "private", ())))
 
 
 def _refuse_future(loop: Loop, partition: str, where: str) -> None:
@@ -227,62 +534,3 @@ def _refuse_future(loop: Loop, partition: str, where: str) -> None:
             limit=f"not after {now.astimezone(begins.tzinfo).isoformat(timespec='seconds')}",
             action="correct the timestamps or clock.timezone",
         )
-
-
-def _new_partitions(loop: Loop, name: str, parts: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The partitions whose content is not there yet; nothing is kept.
-
-    A partition that validation refused may come again with other content; it was used nowhere.
-
-    Raises ``PartitionConflict`` (KZ430).
-    """
-    from kaizen.adapters.tables import write_parquet
-
-    known, new = loop.versions(name), []
-    reports = loop.heads(ValidationReport, f"validation/{name}/")
-    refused = {r.data for r in reports.values() if r.verdict == "refused"}
-    for partition, rows in parts.items():
-        before = known[partition].address if partition in known else ""
-        address = loop.store.address_of(f"{name}/{partition}", partial(write_parquet, rows)) if before else ""
-        changed = before and address != before and loop.spec.data.tables[name].partition
-        if changed and known[partition].digest not in refused:
-            raise PartitionConflict(
-                "KZ430",
-                "partition was delivered before with other content",
-                where=f"{name}/{partition}",
-                value=f"sha256 {split_address(address)[1]}",
-                limit=f"sha256 {split_address(before)[1]}",
-                action="deliver corrections as another partition, or remove the file",
-            )
-        if not before or address != before:
-            new.append(partition)
-    return new
-
-
-def _publish(loop: Loop, name: str, partition: str, rows: pd.DataFrame) -> str:
-    from kaizen.adapters.tables import write_parquet
-
-    return loop.store.put_file(f"{name}/{partition}", partial(write_parquet, rows))
-
-
-def _version(loop: Loop, name: str, partition: str, address: str, rows: pd.DataFrame, source: Source) -> DataVersion:
-    from kaizen.adapters.examples import make_label
-    from kaizen.adapters.tables import column_types, count_classes
-
-    spec = loop.spec
-    file = loop.store.file_path(split_address(address)[1])
-    pointer = loop.data.commit(f"{name}/{partition}.parquet", file, f"ingest {name}/{partition}")
-    holds_labels = name in (spec.label_tables or (spec.main,)) and spec.problem.task == "classification"
-    labels = count_classes(make_label(spec, rows)) if holds_labels else {}
-    return DataVersion(
-        name,
-        partition,
-        address,
-        pointer.md5,
-        pointer.size,
-        len(rows),
-        column_types(rows),
-        source,
-        pointer.commit,
-        labels,
-    )

@@ -11,7 +11,7 @@ Here are the records, the port, and the rules of a chain as pure functions of st
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -156,6 +156,10 @@ class Ledger(Protocol):
 
     def find(self, loop: str, kind: str, key: str) -> Event | None:
         """The event of an idempotency key."""
+        ...
+
+    def known_keys(self, loop: str, kind: str, keys: Collection[str]) -> set[str]:
+        """Those of ``keys`` that have an event: one question for many."""
         ...
 
     def events(

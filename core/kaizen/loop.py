@@ -167,7 +167,7 @@ class Loop:
     def _serves(self, table: str, partition: str, wanted: set[str]) -> bool:
         """Whether a partition of ``table`` may hold something for the rows of those of the main table."""
         spec, zone = self.spec.data.tables[table], self.spec.timezone
-        if spec.partition is None:
+        if not spec.timed:
             return True
         if not spec.own_time or not wanted:
             return partition in wanted
@@ -190,7 +190,7 @@ class Loop:
         if table is None:
             return old
         known, spec = set(self.validated(table)), self.spec.data.tables[table]
-        if spec.partition is None:
+        if not spec.timed:
             return old if known else []
         if not spec.time:
             return [p for p in old if p in known]
@@ -206,7 +206,7 @@ class Loop:
         ends = [bounds(p, zone)[1] for p in self.versions(spec.main)]
         if spec.labels is None:
             ends = [end + spec.problem.label_delay for end in ends]
-        elif spec.data.tables[spec.labels].partition:
+        elif spec.data.tables[spec.labels].timed:
             # What happened until then is known, so long after its rows.
             later = spec.problem.label_delay
             later -= spec.horizon_of(spec.labels) if spec.data.tables[spec.labels].time else timedelta(0)

@@ -89,15 +89,23 @@ class DataVersion(Record):
     commit: str
     labels: dict[str, int] = field(default_factory=dict)
     """For classification labels: rows per class."""
+    change: Literal["", "grew", "replaced"] = field(default="", metadata=codec.LATER)
+    """What became of the version before: rows were added to it, or it was put aside."""
+    previous: str = field(default="", metadata=codec.LATER)
+    """Digest of the version before."""
+    added: tuple[str, ...] = field(default=(), metadata=codec.LATER)
+    """Columns that no version of the table had before."""
 
 
 @dataclass(frozen=True)
 class Delivery(Record):
-    """A source file was taken, and these partitions came out of it. Left by ingest: the same file again is no work."""
+    """A delivery was taken, and these partitions came out of it. Left by ingest: the same one again is no work."""
 
     table: str
     source: Source
     partitions: tuple[str, ...]
+    watermark: str = field(default="", metadata=codec.LATER)
+    """How far the source had come: the next delivery begins behind it."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from kaizen.errors import SpecError
 from kaizen.publish import publish_json
 from kaizen.spec import Spec, load_spec, overlay_path
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Snapshot:
     """What a schedule must know of a loop.
 
     Attributes:
-        loop: ``project/loop``. digest: the spec's. uris: where each table lands, by table, as the spec has it.
+        loop: ``project/loop``. digest: the spec's. tables: what the spec says of each, as JSON values.
         place: mode and interpreter of the loop's place.
     """
 
     loop: str
     digest: str
-    uris: dict[str, str]
+    tables: dict[str, dict[str, Any]]
     place: dict[str, str]
 
 
@@ -69,7 +69,7 @@ def snapshot_path(path: Path, env: str) -> Path:
 def _snapshot(spec: Spec) -> Snapshot:
     values: dict[str, Any] = codec.encode(spec.place)
     place = {"mode": values["mode"], "interpreter": values["interpreter"]}
-    return Snapshot(spec.loop, spec.digest, {n: t.uri for n, t in spec.data.tables.items()}, place)
+    return Snapshot(spec.loop, spec.digest, codec.encode(spec.data.tables), place)
 
 
 def _sources(path: Path, env: str) -> dict[str, str]:

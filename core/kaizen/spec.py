@@ -63,6 +63,10 @@ class RiskSpec:
     impact: Literal["low", "medium", "high"] = "low"
 
 
+TIMED = ("day", "month", "year")
+"""Partitions that are cut by the timestamp."""
+
+
 @dataclass(frozen=True)
 class FillSpec:
     """A value to put where there is none."""
@@ -102,11 +106,17 @@ class TableSpec:
     """Where a table lands.
 
     Attributes:
-        uri: a path or glob of ``.parquet`` or ``.csv`` (also ``.csv.zip``, ``.csv.gz``) files, or
-            ``package:NAME/PATH`` for a file inside an installed package.
-        partition: cut by the timestamp in the clock's zone; without it each delivery is a new version of one partition.
+        uri: what delivers it, see ``kaizen.sources``: a path or glob, ``package:NAME/PATH``, ``s3://...``, a database.
+        partition: ``day``, ``month``, ``year`` by the timestamp in the clock's zone; ``file``; ``by COLUMN``; without
+            it each delivery is a new version of one partition.
         role: ``labels`` holds outcomes by entity. join: the main table's columns that look rows up here.
-        columns: which columns to take (default: all).
+        columns: which columns to take (default: all). types: of columns, where they are not as before or as they look.
+        format, encoding: of files, where their names do not tell. max_expanded: what a packed file may become.
+        on_change: what comes for a partition that is there: refused, added to it, or in its place.
+        new_columns: whether a column that was not there before is taken.
+        select: of a database, a table or a query. watermark: its column that grows with new rows. secret: the name of
+            its password.
+        asset: another team's Airflow asset that rings when the source has something.
         asof: for a look-up: since when a row holds; of the rows with the same ``join`` the newest that is not later
             than the prediction is joined, if it is not older than ``max_age``.
         time: for labels: when the outcome happened. A row to predict has the newest outcome of its entity (or
@@ -115,17 +125,39 @@ class TableSpec:
     """
 
     uri: str
-    partition: Literal["day", "month", "year"] | None = None
+    partition: str | None = None
     role: Literal["features", "labels"] = "features"
     join: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     min_rows: int = 1
+    types: dict[str, Literal["int", "float", "text", "bool", "date", "time"]] = field(
+        default_factory=dict, metadata=codec.LATER
+    )
+    format: Literal["parquet", "csv", "jsonl", "arrow"] | None = field(default=None, metadata=codec.LATER)
+    encoding: str = field(default="utf-8", metadata=codec.LATER)
+    max_expanded: str = field(default="16g", metadata=codec.LATER)
+    on_change: Literal["refuse", "append", "replace"] = field(default="refuse", metadata=codec.LATER)
+    new_columns: Literal["accept", "refuse"] = field(default="accept", metadata=codec.LATER)
+    select: str = field(default="", metadata=codec.LATER)
+    watermark: str = field(default="", metadata=codec.LATER)
+    secret: str = field(default="", metadata=codec.LATER)
+    asset: str = field(default="", metadata=codec.LATER)
     asof: str = field(default="", metadata=codec.LATER)
     max_age: timedelta | None = field(default=None, metadata=codec.LATER)
     time: str = field(default="", metadata=codec.LATER)
     known: str = field(default="", metadata=codec.LATER)
     horizon: timedelta | None = field(default=None, metadata=codec.LATER)
     clean: CleanSpec | None = field(default=None, metadata=codec.LATER)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its partitions are times."""
+        return self.partition in TIMED
+
+    @property
+    def key_column(self) -> str:
+        """The column that it is cut by, "" if it is cut otherwise."""
+        return self.partition.removeprefix("by ") if self.partition and self.partition.startswith("by ") else ""
 
     @property
     def own_time(self) -> str:
@@ -388,15 +420,16 @@ class Spec:
         own = [name for name in (found.own_time, found.known) if name]
         return tuple(dict.fromkeys([*(found.join or self.problem.entity), *own]))
 
-    def refuses_twice(self, table: str) -> bool:
+    def refuses_twice(self, table: str, *, grown: bool = False) -> bool:
         """Whether ingest refuses repeated keys: by ``clean.duplicates``, else of what is joined by its keys.
 
-        With a suite it is validate that may quarantine repeats.
+        Rows to predict are held to it where rows were added to others (``grown``). With a suite it is validate that may
+        quarantine repeats.
         """
         found = self.data.tables[table]
         if found.clean and found.clean.duplicates:
             return found.clean.duplicates == "refuse"
-        return table != self.main and table not in self.data.suite
+        return (grown or table != self.main) and table not in self.data.suite
 
     def horizon_of(self, table: str) -> timedelta:
         """How long after a row an outcome of this labels table may happen to be the row's."""

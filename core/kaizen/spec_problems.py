@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,7 +13,18 @@ from kaizen import codec
 from kaizen.containers import parse_gpus, parse_size, user_ids
 from kaizen.measures import MEASURES
 from kaizen.secrets import is_name
-from kaizen.spec import FillSpec, LimitsSpec, ParameterSpec, PlaceSpec, Spec, TuneSpec, parse_label, train_partitions
+from kaizen.spec import (
+    TIMED,
+    FillSpec,
+    LimitsSpec,
+    ParameterSpec,
+    PlaceSpec,
+    Spec,
+    TableSpec,
+    TuneSpec,
+    parse_label,
+    train_partitions,
+)
 
 _LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9_-]*")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -98,7 +110,7 @@ def _table_problems(spec: Spec) -> list[Problem]:
                 "give the others `join: [columns]`",
             )
         )
-    elif tables[mains[0]].partition is None:
+    elif not tables[mains[0]].timed:
         found.append(
             Problem(
                 "KZ305",
@@ -109,6 +121,7 @@ def _table_problems(spec: Spec) -> list[Problem]:
                 "say how the rows to predict are cut",
             )
         )
+    found += [problem for name, table in tables.items() for problem in _source_problems(f"data.tables.{name}", table)]
     for name in spec.data.suite:
         if name not in tables:
             found.append(
@@ -172,6 +185,64 @@ def _clean_problems(spec: Spec) -> list[Problem]:
 def _no_rule(key: str, rule: FillSpec | LimitsSpec, limit: str) -> Problem:
     shown = ", ".join(f"{name}: {value}" for name, value in codec.encode(rule).items())
     return Problem("KZ356", "not a rule of cleaning", f"data.tables.{key}", shown, limit, "correct it")
+
+
+def _source_problems(key: str, table: TableSpec) -> list[Problem]:
+    """How a table comes in and is cut."""
+    found: list[Problem] = []
+    if not (table.partition is None or table.timed or table.partition == "file" or table.key_column):
+        limit = "day, month, year, file, or by COLUMN"
+        hint = codec.nearest(table.partition, (*TIMED, "file"))
+        action = f"did you mean {hint!r}?" if hint else "choose one of them"
+        found.append(Problem("KZ304", "unknown value", f"{key}.partition", table.partition, limit, action))
+    if table.role == "labels" and table.partition and not table.timed:
+        limit = "day, month or year, as the rows that the labels belong to"
+        found.append(
+            Problem(
+                "KZ335",
+                "labels cut otherwise than rows",
+                f"{key}.partition",
+                table.partition,
+                limit,
+                "cut them by time",
+            )
+        )
+    if not _reads(parse_size, table.max_expanded):
+        found.append(
+            Problem("KZ304", "not a size", f"{key}.max_expanded", table.max_expanded, "such as 2g", "correct it")
+        )
+    try:
+        codecs.lookup(table.encoding)
+    except LookupError:
+        limit = "an encoding that Python knows, such as utf-8, latin-1, utf-16"
+        found.append(Problem("KZ304", "unknown encoding", f"{key}.encoding", table.encoding, limit, "correct it"))
+    if table.watermark and not table.select:
+        found.append(
+            Problem(
+                "KZ305", "missing key", f"{key}.select", None, "a watermark is a column of a table or query", "name it"
+            )
+        )
+    if table.watermark and table.on_change == "refuse":
+        action = "say on_change: append"
+        found.append(
+            Problem(
+                "KZ336",
+                "new rows could not be added",
+                f"{key}.on_change",
+                "refuse",
+                "append or replace, with a watermark",
+                action,
+            )
+        )
+    if table.on_change == "append" and table.partition is None:
+        action = "name a partition, or say replace"
+        found.append(
+            Problem("KZ337", "a table that is not cut is replaced", f"{key}.on_change", "append", "replace", action)
+        )
+    if table.secret and not is_name(table.secret):
+        limit = "a name in a-z 0-9 _; never a value"
+        found.append(Problem("KZ304", "not the name of a secret", f"{key}.secret", None, limit, "correct it"))
+    return found
 
 
 def _feature_problems(spec: Spec) -> list[Problem]:

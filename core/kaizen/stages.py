@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from kaizen import codec, report
 from kaizen.bridge import call
+from kaizen.calendar import bounds
 from kaizen.deploy import deploy
 from kaizen.errors import SpecError, UsageError
 from kaizen.evaluate import evaluate
-from kaizen.ingest import has_landed, ingest
+from kaizen.ingest import Span, has_landed, ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor, unjudged
 from kaizen.promote import promote
@@ -35,7 +36,7 @@ from kaizen.review import brief
 from kaizen.score import score, unscored
 from kaizen.train import train, training_set
 from kaizen.trigger import open_decision, trigger, turn_id, undecided
-from kaizen.turn import close, preflight
+from kaizen.turn import close
 from kaizen.validate import unvalidated, validate
 
 R = TypeVar("R", bound=Record)
@@ -80,13 +81,16 @@ class Order:
     """What a caller may say besides the stage's word.
 
     Attributes:
-        because: for trigger: why a person wants a retraining, or "". until: for ingest: partitions that end by then.
+        because: for trigger: why a person wants a retraining, or "". since, until: for ingest: only partitions that
+            begin and end within, in the loop's zone if they name none; a range to backfill. partition: only this one.
         began_with: digest of the spec that the caller's run began with, "" for a run that begins here.
     """
 
     because: str = ""
     until: datetime | None = None
     began_with: str = ""
+    since: datetime | None = None
+    partition: str = ""
 
 
 def run_stage(loop: Loop, stage: str, order: Order | None = None) -> StageResult:
@@ -126,6 +130,8 @@ def run_stage_elsewhere(
     command = [interpreter, "-m", "kaizen.cli", "stage", stage, str(path), "--env", env, "--result", str(folder)]
     command += ["--because", order.because] if order.because else []
     command += ["--began-with", order.began_with] if order.began_with else []
+    command += ["--since", order.since.isoformat()] if order.since else []
+    command += ["--partition", order.partition] if order.partition else []
     command += ["--until", order.until.isoformat()] if order.until else []
     outputs = call(command, folder, variables, log=None)
     result: StageResult = codec.decode(StageResult, outputs)
@@ -133,9 +139,31 @@ def run_stage_elsewhere(
 
 
 def _ingest(loop: Loop, order: Order) -> StageResult:
-    preflight(loop)
-    versions = ingest(loop, until=order.until)
-    return _result(loop, "ingest", {f"data/{v.table}/{v.partition}": v for v in versions})
+    notes: list[str] = []
+    versions = ingest(loop, span=_span(loop, order), tell=notes.append)
+    result = _result(loop, "ingest", {f"data/{v.table}/{v.partition}": v for v in versions})
+    return replace(result, notes=tuple(notes))
+
+
+def _span(loop: Loop, order: Order) -> Span:
+    zone = loop.spec.timezone
+    if order.partition:
+        try:
+            return Span(*bounds(order.partition, zone))
+        except ValueError:
+            raise UsageError(
+                "KZ233",
+                "not a partition by time",
+                where="ingest",
+                value=order.partition[:40],
+                limit="2013, 2013-04 or 2013-04-30",
+                action="name a partition of the loop, or a range by since and until",
+            ) from None
+    ends = [
+        moment if moment is None or moment.tzinfo else moment.replace(tzinfo=zone)
+        for moment in (order.since, order.until)
+    ]
+    return Span(*ends)
 
 
 def _validate(loop: Loop, order: Order) -> StageResult:

@@ -61,6 +61,13 @@ class Store:
                 publish_file(target, lambda path: shutil.copyfile(draft, path))
         return address(name, digests["sha256"])
 
+    def adopt(self, name: str, draft: Path, sha256: str) -> str:
+        """Keep the finished file ``draft`` (below ``scratch``), whose bytes are known, and return its address."""
+        target = self.file_path(sha256)
+        if not self._holds(target, sha256):
+            publish_file(target, draft.replace)
+        return address(name, sha256)
+
     def put_folder(self, name: str, folder: Path) -> str:
         """Publish a finished folder (below ``scratch``) and return its address; ``folder`` is gone afterwards."""
         _, identity = publish_folder(folder, self.root / "folders")

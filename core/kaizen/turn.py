@@ -9,7 +9,7 @@ from datetime import datetime
 from kaizen.deploy import deploy
 from kaizen.evaluate import evaluate
 from kaizen.faults import fault_point
-from kaizen.ingest import ingest
+from kaizen.ingest import Span, ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor
 from kaizen.promote import promote, registry_name
@@ -103,17 +103,25 @@ def preflight(loop: Loop) -> None:
     loop.registry.alias(registry_name(loop), "champion")
 
 
-def advance(loop: Loop, *, until: datetime | None = None, wish: str = "", progress: Progress = _silent) -> Advance:
+def advance(
+    loop: Loop,
+    *,
+    until: datetime | None = None,
+    wish: str = "",
+    progress: Progress = _silent,
+    tell: Progress = _silent,
+) -> Advance:
     """Do all that is due: take what landed, look after the champion, retrain if there is reason, score and look again.
 
     Args:
         until: take only partitions that end by then: a turn as it would have been on that day.
         wish: why a person asks for a retraining, or "".
+        progress: told the name of a stage when it begins. tell: told what is noteworthy of a delivery.
     """
     preflight(loop)
     done = Advance()
     progress("ingest")
-    done.ingested = ingest(loop, until=until)
+    done.ingested = ingest(loop, span=Span(until=until), tell=tell)
     progress("validate")
     done.validated = validate(loop)
     _watch(loop, done, progress)

@@ -33,7 +33,7 @@ def run_pipeline(training: Training) -> Any:
             or leave a model, KZ332 no Kedro project, KZ333 no settings for this environment.
     """
     os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
-    with _logging_left_alone():
+    with logging_left_alone():
         from kedro.config import MissingConfigException
 
     own = loop_of(training.project, training.env)
@@ -41,7 +41,7 @@ def run_pipeline(training: Training) -> Any:
     opened = SESSION.set(own if own.path.is_file() else None)
     token = TRAINING.set(training)
     try:
-        with _logging_left_alone():
+        with logging_left_alone():
             _open_project(training)
         from kedro.framework.session import KedroSession
 
@@ -141,7 +141,7 @@ def nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _logging_left_alone() -> Iterator[None]:
+def logging_left_alone() -> Iterator[None]:
     """Undo what importing Kedro, and opening a project, do to the process: a console handler on the root logger."""
     root = logging.getLogger()
     handlers, disabled, hook, shown = root.handlers[:], root.manager.disable, sys.excepthook, warnings.showwarning

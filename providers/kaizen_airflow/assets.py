@@ -1,8 +1,8 @@
 """A loop's assets. Their events are doorbells: they say that somebody should look, never what there is to do.
 
-They are plain events, not partitioned ones, on purpose. Airflow may merge, repeat, delay or drop them; whoever is rung
-takes all that is due from the ledger, so that a merged bell loses nothing and a repeated one finds nothing to do.
-``ReconcileDag`` rings again for work that waits.
+Those that the loop itself listens to are plain events, not partitioned ones, on purpose. Airflow may merge, repeat,
+delay or drop them; whoever is rung takes all that is due from the ledger, so that a merged bell loses nothing and a
+repeated one finds nothing to do. ``ReconcileDag`` rings again for work that waits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,22 @@ from kaizen_airflow.triggers.landing import LandingTrigger
 def data_asset(loop: str) -> Asset:
     """Rung by validate: partitions have their verdict. ``loop`` is ``project/loop``, here as in all functions below."""
     return loop_asset(loop, "data")
+
+
+PARTITIONS = "/partitions/"
+
+
+def partitions_asset(loop: str, table: str) -> Asset:
+    """Rung by validate, with partition keys: these partitions of a table have a verdict. For a team's own DAGs.
+
+    ``PartitionedAssetTimetable(assets=...)`` starts one run for each. An event without a key says nothing.
+    """
+    return loop_asset(loop, f"data{PARTITIONS}{table}")
+
+
+def delivery_asset(text: str) -> Asset:
+    """Another team's asset that rings when a table's source has something, by its URI or its name."""
+    return Asset(uri=text) if ":" in text else Asset(name=text)
 
 
 def scores_asset(loop: str) -> Asset:

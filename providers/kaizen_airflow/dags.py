@@ -13,14 +13,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache
+from functools import cache, reduce
 from itertools import pairwise
+from operator import or_
 from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetAlias, TaskGroup
 
 from kaizen.snapshot import Snapshot, read_snapshot
-from kaizen_airflow.assets import champion_asset, data_asset, landing_asset, retrain_asset, scores_asset
+from kaizen_airflow.assets import (
+    champion_asset,
+    data_asset,
+    delivery_asset,
+    landing_asset,
+    partitions_asset,
+    retrain_asset,
+    scores_asset,
+)
 from kaizen_airflow.operators.deploy import DeployOperator
 from kaizen_airflow.operators.evaluate import EvaluateOperator
 from kaizen_airflow.operators.ingest import IngestOperator
@@ -79,7 +88,7 @@ def add_stages(loop: str, stages: Sequence[str], **arguments: Any) -> None:
     tasks = [
         OPERATORS[stage](
             task_id=stage,
-            outlets=[BELLS[stage](loop)] if stage in BELLS else [],
+            outlets=_outlets(loop, stage, arguments["spec"], arguments.get("env")),
             # What follows a stage that had nothing to hand on still looks for itself, but a turn needs its decision.
             trigger_rule="none_failed" if stage in ("score", "monitor") else "all_success",
             **arguments,
@@ -88,6 +97,12 @@ def add_stages(loop: str, stages: Sequence[str], **arguments: Any) -> None:
     ]
     for before, after in pairwise(tasks):
         before >> after
+
+
+def _outlets(loop: str, stage: str, spec: str, env: str | None) -> list[Asset]:
+    tables = loop_snapshot(spec, env).tables if stage == "validate" else {}
+    bells = [BELLS[stage](loop)] if stage in BELLS else []
+    return [*bells, *(partitions_asset(loop, table) for table in tables)]
 
 
 class LoopDag(DAG):
@@ -136,12 +151,22 @@ class LoopDag(DAG):
 
 
 class IngestDag(LoopDag):
-    """Takes what landed and gives it a verdict. Started by files that come, or by any ``schedule``."""
+    """Takes what landed and gives it a verdict. Started by what comes, by other teams' assets, or by any ``schedule``.
+
+    A person backfills a range with the parameters `since` and `until`: partitions that begin and end within. A run with
+    a partition key takes that partition alone.
+    """
 
     kind, stages = "ingest", ("ingest", "validate")
 
-    def bells(self, spec: str, env: str | None) -> list[Asset]:
-        return [landing_asset(self.loop, spec, environment_name(env), landing_poll())]
+    def __init__(self, spec: str, **arguments: Any) -> None:
+        super().__init__(spec, **{"params": {"since": "", "until": ""}, **arguments})
+
+    def bells(self, spec: str, env: str | None) -> Any:
+        landed: Any = landing_asset(self.loop, spec, environment_name(env), landing_poll())
+        tables = loop_snapshot(spec, env).tables.values()
+        others = dict.fromkeys(asset for table in tables if (asset := table.get("asset")))
+        return reduce(or_, map(delivery_asset, others), landed)
 
 
 class ScoringDag(LoopDag):

@@ -237,12 +237,27 @@ def test_the_same_from_a_shell(project, settled, processes, name):
     assert_golden(name, shown(ended.code, ended.err, project))
 
 
-def test_a_file_that_is_still_being_written_is_refused(project, settled, processes):
+def test_a_file_that_somebody_is_writing_is_not_taken_and_said(project, settled, processes):
+    project.restore("running")
+    path = project.land_schedules(MARCH)
+    with path.open("ab"):
+        ended = processes.kaizen("turn", project.spec)
+    assert ended.code == 0
+    assert f"{path}: not taken, somebody is writing it" in ended.err
+    assert processes.state(project) == settled
+    ended = processes.kaizen("turn", project.spec)
+    assert "ingested 1 partitions" in ended.out
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(project, settled, processes):
     project.restore("running")
     path = project.land_schedules(MARCH)
     # The third file of the table is the new one; the writer goes on while its digest is taken.
+    running = processes.start(
+        "kaizen.cli:main", ["turn", str(project.spec)], env={"KAIZEN_FAULT": "ingest.while_reading:delay:3"}
+    )
     with writer(path):
-        ended = processes.kaizen("turn", project.spec, env={"KAIZEN_FAULT": "ingest.while_reading:delay:3"})
+        ended = running.wait()
     assert processes.state(project) == settled
     told = re.sub(r"\d+ bytes, then \d+", "N bytes, then M", shown(ended.code, ended.err, project))
     assert_golden("file that is still being written", told)
@@ -250,13 +265,13 @@ def test_a_file_that_is_still_being_written_is_refused(project, settled, process
 
 @contextmanager
 def writer(path: Path) -> Iterator[None]:
-    """Somebody who appends to ``path`` all the time."""
-    done = threading.Event()
+    """Somebody who puts a longer file in the place of ``path`` all the time."""
+    done, draft = threading.Event(), path.with_name(".longer")
 
     def write() -> None:
-        with path.open("ab", buffering=0) as stream:
-            while not done.wait(0.02):
-                stream.write(b"more")
+        while not done.wait(0.02):
+            draft.write_bytes(path.read_bytes() + b"more")
+            draft.replace(path)
 
     thread = threading.Thread(target=write)
     thread.start()

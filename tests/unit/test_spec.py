@@ -15,9 +15,9 @@ import pytest
 
 from kaizen import codec
 from kaizen.errors import SpecError
-from kaizen.ingest import find_files
 from kaizen.loop import read_suite_file
 from kaizen.runners import Training, find_runner, run_callable
+from kaizen.sources import find_files
 from kaizen.spec import Label, Spec, load_spec, overlay_path, parse_label, parse_spec, train_partitions
 
 SMALLEST: dict[str, Any] = {

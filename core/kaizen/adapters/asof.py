@@ -9,14 +9,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from kaizen.adapters.tables import with_time
+from kaizen.adapters.landing import with_time
 from kaizen.errors import DataRefused
+from kaizen.sources import Wanted
 
 
 def moments(frame: pd.DataFrame, column: str, where: str) -> np.ndarray:
     """A time column as n whole numbers. Raises ``DataRefused`` KZ405 for the first row without a time."""
-    return np.asarray(with_time(frame[[column]], column, where)[column].astype("int64"))
+    batch = pa.RecordBatch.from_pandas(frame[[column]], preserve_index=False)
+    times = with_time(batch, column, Wanted(where), 1).column(0)
+    return np.asarray(times.cast(pa.int64()).to_numpy())
 
 
 def shared_codes(rows: pd.DataFrame, table: pd.DataFrame, keys: Sequence[str], where: str) -> tuple[np.ndarray, ...]:

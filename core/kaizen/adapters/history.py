@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
@@ -11,15 +12,17 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from kaizen.adapters import tables
+from kaizen.adapters import landing, tables
 from kaizen.adapters.examples import Examples, assemble_wide, default_features, label_rows
 from kaizen.calendar import bounds
 from kaizen.errors import UsageError
-from kaizen.ingest import WHOLE, find_files
+from kaizen.ingest import WHOLE
 from kaizen.loop import Loop
 from kaizen.publish import publish_file
 from kaizen.records import Input, ScoredBatch
+from kaizen.sources import Item, Wanted, find_items
 from kaizen.spec import Spec, TableSpec
 
 History = dict[str, dict[str, pd.DataFrame]]
@@ -34,9 +37,11 @@ def read_history(spec: Spec, path: Path) -> History:
     history: History = {}
     for name, table in spec.data.tables.items():
         parts: dict[str, list[pd.DataFrame]] = {}
-        for file in find_files(table.uri, path.parent):
-            for key, rows in _cut(spec, table, tables.read_source(file, table.columns), str(file)).items():
-                parts.setdefault(key, []).append(rows)
+        for item in find_items(table, path.parent):
+            with tempfile.TemporaryDirectory() as scratch:
+                item.identity(Path(scratch))
+                for key, rows in _read(spec, table, item).items():
+                    parts.setdefault(key, []).append(rows)
         history[name] = {key: _joined(frames) for key, frames in sorted(parts.items())}
     if len(history[spec.main]) < spec.train.min_partitions + 2:
         raise UsageError(
@@ -50,11 +55,24 @@ def read_history(spec: Spec, path: Path) -> History:
     return history
 
 
-def _cut(spec: Spec, table: TableSpec, frame: pd.DataFrame, where: str) -> dict[str, pd.DataFrame]:
-    if table.partition is None:
-        return {WHOLE: frame}
+def _read(spec: Spec, table: TableSpec, item: Item) -> dict[str, pd.DataFrame]:
+    wanted = Wanted(item.where, table.columns, types=table.types, format=table.format or "", encoding=table.encoding)
+    timestamp, first, batches = table.own_time or spec.problem.timestamp, 1, []
+    for batch in item.batches(wanted):
+        batches.append(landing.with_time(batch, timestamp, wanted, first) if table.timed else batch)
+        first += batch.num_rows
+    cut = (
+        landing.by_time(timestamp, table.partition or "", spec.clock.timezone) if table.timed else landing.whole(WHOLE)
+    )
+    return tables.cut_frames(iter(batches), cut)
+
+
+def _cut(spec: Spec, table: TableSpec, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of a timed table by partition."""
     time = table.own_time or spec.problem.timestamp
-    return tables.split(tables.with_time(frame, time, where), time, table.partition, spec.clock.timezone)
+    keys = landing.by_time(time, table.partition or "", spec.clock.timezone)
+    rows = pa.RecordBatch.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    return tables.cut_frames(iter([rows]), keys)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -86,24 +104,24 @@ def shuffle_history(spec: Spec, history: History, seed: int) -> tuple[Spec, Hist
         problem=replace(problem, entity=("row",), features=tuple(features)),
         data=replace(spec.data, tables=read, suite=suite),
     )
-    cut = {name: _cut(twin, read[name], frame, name) for name, frame in zip(names, (main, truth), strict=True)}
+    cut = {name: _cut(twin, read[name], frame) for name, frame in zip(names, (main, truth), strict=True)}
     return twin, cut
 
 
-def land(landing: Path, names: list[str], history: History, partition: str = WHOLE) -> None:
-    """Deliver one partition of some tables as Parquet files below ``landing``; what does not exist is not delivered."""
+def land(folder: Path, names: list[str], history: History, partition: str = WHOLE) -> None:
+    """Deliver one partition of some tables as Parquet files below ``folder``; what does not exist is not delivered."""
     for name in names:
         rows = history[name].get(partition)
         if rows is not None:
-            publish_file(landing / name / f"{partition}.parquet", partial(tables.write_parquet, rows))
+            publish_file(folder / name / f"{partition}.parquet", partial(tables.write_parquet, rows))
 
 
-def land_until(landing: Path, names: list[str], history: History, end: datetime, zone: ZoneInfo) -> None:
+def land_until(folder: Path, names: list[str], history: History, end: datetime, zone: ZoneInfo) -> None:
     """Deliver the partitions of some tables that end by then and were not delivered yet."""
     for name in names:
         for partition in history[name]:
-            if bounds(partition, zone)[1] <= end and not (landing / name / f"{partition}.parquet").exists():
-                land(landing, [name], history, partition)
+            if bounds(partition, zone)[1] <= end and not (folder / name / f"{partition}.parquet").exists():
+                land(folder, [name], history, partition)
 
 
 def paired_predictions(loop: Loop, scored: ScoredBatch) -> Part:

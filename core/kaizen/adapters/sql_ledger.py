@@ -48,7 +48,7 @@ from kaizen.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 # Engines of a parent process: a child must neither use nor close its connections, so it keeps them alive.
@@ -95,6 +95,16 @@ class SqlLedger(ABC):
 
     def find(self, loop: str, kind: str, key: str) -> Event | None:
         return self._one(sa.select(EVENT).where(EVENT.c.loop == loop, EVENT.c.kind == kind, EVENT.c.key == key))
+
+    def known_keys(self, loop: str, kind: str, keys: Collection[str]) -> set[str]:
+        found: set[str] = set()
+        rest = list(keys)
+        with self._engine.connect() as connection:
+            while rest:
+                some, rest = rest[:PAGE], rest[PAGE:]
+                query = sa.select(EVENT.c.key).where(EVENT.c.loop == loop, EVENT.c.kind == kind, EVENT.c.key.in_(some))
+                found.update(connection.execute(query).scalars())
+        return found
 
     def events(
         self,

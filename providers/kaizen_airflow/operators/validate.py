@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from kaizen_airflow.assets import PARTITIONS
 from kaizen_airflow.operators.stage import StageOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 
 class ValidateOperator(StageOperator):
-    """A verdict for every new partition; rings the loop's data."""
+    """A verdict for every new partition; rings the loop's data, and each table's by the keys of its partitions."""
 
     stage = "validate"
+
+    def ring(self, context: Context, value: dict[str, Any]) -> None:
+        """Besides the loop's data, ring a table's asset for each of its partitions that has a verdict now."""
+        super().ring(context, value)
+        records = self.result.records if self.result else ()
+        for asset in self.outlets:
+            table = asset.name.partition(PARTITIONS)[2]
+            prefix = f"validation/{table}/"
+            keys = [r.subject.removeprefix(prefix) for r in records if table and r.subject.startswith(prefix)]
+            if keys:
+                context["outlet_events"][asset].add_partitions(keys)

@@ -1,4 +1,4 @@
-"""landing: files of a loop's tables have come. It looks at names, sizes and times only; what they hold is ingest's."""
+"""landing: something has come for a loop's tables. It looks at names and stamps only; what they hold is ingest's."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from kaizen import codec
 from kaizen.errors import KaizenError
-from kaizen.ingest import find_files
 from kaizen.snapshot import read_snapshot
+from kaizen.sources import find_items
+from kaizen.spec import TableSpec
 from kaizen_airflow.settings import spec_path
 
-Files = frozenset[tuple[str, int, int]]
-"""Path, size in bytes and modification time in nanoseconds of each file."""
+Stamps = frozenset[tuple[str, str]]
+"""Name and stamp of each item; a file that somebody has open for writing is not among them."""
 
 
 class LandingTrigger(BaseEventTrigger):
-    """Rings when a table's files have changed and then stayed the same from one look to the next.
+    """Rings when what a table's source delivers has changed, and then stayed the same from one look to the next.
 
     A triggerer that starts anew rings once for what is there: one bell too many finds nothing to do.
 
@@ -37,23 +39,25 @@ class LandingTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event per change that has come to rest."""
-        told: Files = frozenset()
-        seen: Files = frozenset()
+        told: Stamps = frozenset()
+        seen: Stamps = frozenset()
         while True:
             found = await asyncio.to_thread(self.look)
             if found == seen and found != told:
                 told = found
-                yield TriggerEvent({"files": len(found)})  # type: ignore[no-untyped-call]
+                yield TriggerEvent({"items": len(found)})  # type: ignore[no-untyped-call]
             seen = found
             await asyncio.sleep(self.poll)
 
-    def look(self) -> Files:
-        """The files that are there now; none while the spec cannot be read, which is ingest's to refuse."""
+    def look(self) -> Stamps:
+        """What is there now; none while the spec cannot be read, which is ingest's to refuse."""
         path = spec_path(self.spec)
         try:
-            uris = read_snapshot(path, self.env).uris
-            files = [file for uri in uris.values() for file in find_files(uri, path.parent)]
-            return frozenset((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+            tables = read_snapshot(path, self.env).tables
+            found = [
+                (n, i) for n, t in tables.items() for i in find_items(codec.decode(TableSpec, t), path.parent, self.env)
+            ]
+            return frozenset((f"{name}/{item.where}", item.stamp()) for name, item in found)
         except (KaizenError, OSError) as error:
-            self.log.warning("kaizen cannot look for files: %s", error)
+            self.log.warning("kaizen cannot look at the sources: %s", error)
             return frozenset()

@@ -1,0 +1,377 @@
+"""ingest on real deliveries: how rows are cut, what late data becomes, and that each delivery counts once."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.loops import MONTHS, make_loop, schedules
+
+from kaizen.adapters.landing import Cutter, by_column, by_time, key_name, same_rows, whole
+from kaizen.adapters.memory_registry import MemoryRegistry
+from kaizen.adapters.tables import read_parquet
+from kaizen.calendar import bounds
+from kaizen.canonical import file_digests
+from kaizen.errors import DataRefused, PartitionConflict
+from kaizen.ingest import Span, has_landed, ingest
+from kaizen.loop import open_loop
+
+JANUARY, FEBRUARY, MARCH = MONTHS[:3]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A loop with its data repository, and nothing but its look-up table in it."""
+    project = make_loop(tmp_path_factory.mktemp("ingest") / "project", {"data": {"suite": None}})
+    with opened(project) as loop:
+        ingest(loop)
+    project.save("empty")
+    return project
+
+
+@pytest.fixture
+def project(saved):
+    saved.restore("empty")
+    return saved
+
+
+def opened(project):
+    return open_loop(project.spec, home=project.home, registry=MemoryRegistry())
+
+
+def table(project, name="schedules", **keys):
+    """Say something else of a table in the spec."""
+    project.write_spec({"data": {"suite": None, "tables": {name: keys}}})
+
+
+def take(project, **arguments):
+    with opened(project) as loop:
+        return ingest(loop, **arguments)
+
+
+def read(project, name, partition):
+    with opened(project) as loop:
+        return read_parquet(loop.store.file(loop.versions(name)[partition].address))
+
+
+def said(versions):
+    return [(v.table, v.partition, v.rows, v.change) for v in versions]
+
+
+# How rows are cut.
+
+
+def test_a_look_up_can_be_cut_by_a_column(project):
+    more = pd.DataFrame({"origin": ["a/b", "a/b", ".c", "d.dvc"], "platforms": [1, 2, 3, 4], "hour": [1, 2, 1, 1]})
+    table(project, "stations", partition="by origin", join=["origin", "hour"])
+    (project.landing / "stations" / "stations.parquet").unlink()
+    project.land("stations", "more.parquet", more)
+    assert [v.partition for v in take(project)] == ["%2Ec", "a%2Fb", "d%2Edvc"]
+    assert read(project, "stations", "a%2Fb")["platforms"].tolist() == [1, 2]
+
+
+def test_a_look_up_can_be_cut_by_file_and_keeps_the_bytes(project):
+    table(project, "stations", partition="file", on_change="replace")
+    path = project.land("stations", "more.parquet", pd.DataFrame({"origin": ["x"], "platforms": [1]}))
+    versions = {v.partition: v for v in take(project)}
+    assert set(versions) == {"more.parquet"}
+    with opened(project) as loop:
+        assert loop.store.file(versions["more.parquet"].address).read_bytes() == path.read_bytes()
+        inputs = loop.inputs_for([JANUARY], labels=False)
+    assert versions["more.parquet"].source.sha256 == file_digests(path)[1]["sha256"]
+    assert inputs == ()
+
+
+def test_days_are_cut_in_the_loops_zone(project):
+    table(project, partition="day")
+    late = pd.Timestamp("2024-03-30 23:30", tz="Europe/Paris")
+    rows = schedules(MARCH).head(3).assign(departs=[late, late + pd.Timedelta(hours=1), late + pd.Timedelta(hours=24)])
+    project.land("schedules", "march.parquet", rows)
+    # The clocks went forward on the 31st: 24 hours later it is half past midnight, on the 1st of April.
+    assert [v.partition for v in take(project)] == ["2024-03-30", "2024-03-31", "2024-04-01"]
+
+
+def test_columns_in_another_order_are_the_same_columns(project):
+    rows = schedules(JANUARY)
+    project.land("schedules", "a.parquet", rows)
+    take(project)
+    project.land("schedules", "b.parquet", rows[list(reversed(rows.columns))])
+    assert take(project) == []
+
+
+@pytest.mark.parametrize("sizes", [[7], [5000], [100_000], [1, 8192, 3]])
+@pytest.mark.parametrize("budget", [1, 1 << 40])
+def test_the_same_rows_give_the_same_bytes_wherever_they_were_cut(tmp_path, sizes, budget):
+    frame = pd.DataFrame({"at": pd.date_range("2024-01-30", periods=30_000, freq="10s", tz="UTC").as_unit("us")})
+    frame = frame.assign(n=np.arange(len(frame)), text=[None if i % 3 else f"t{i % 50}" for i in range(len(frame))])
+    rows = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None).combine_chunks()
+
+    def digests(sizes, budget, folder):
+        folder.mkdir()
+        cutter, at, turn = Cutter(folder, by_time("at", "day", "Europe/Paris"), budget), 0, 0
+        while at < rows.num_rows:
+            size = sizes[turn % len(sizes)]
+            for batch in rows.slice(at, size).to_batches():
+                cutter.add(batch)
+            at, turn = at + size, turn + 1
+        return {p: cutter.draft(p).sha256 for p in cutter.partitions()}
+
+    once = digests([len(frame)], 1 << 40, tmp_path / "once")
+    assert len(once) == 4
+    assert digests(sizes, budget, tmp_path / "often") == once
+
+
+def test_spilled_rows_keep_what_changed_in_the_middle(tmp_path):
+    cutter = Cutter(tmp_path, whole("all"), budget=1)
+    for values in (pa.array([1, 2]), pa.array([None, None], pa.null()), pa.array([0.5])):
+        cutter.add(pa.RecordBatch.from_arrays([values], names=["x"]))
+    draft = cutter.draft("all")
+    assert (draft.columns, draft.rows) == ({"x": "double"}, 5)
+    assert read_parquet(draft.path)["x"].tolist()[0::4] == [1.0, 0.5]
+
+
+def test_keys_that_only_case_tells_apart_are_refused():
+    batch = pa.RecordBatch.from_arrays([pa.array(["A", "b", "a"])], names=["k"])
+    with pytest.raises(DataRefused, match="KZ463") as refused:
+        list(by_column("k", "orders")(batch))
+    assert refused.value.value == "'A' and 'a'"
+    assert key_name("x" * 300) != key_name("x" * 301)
+    assert key_name("") != ""
+
+
+# What a partition that is there becomes.
+
+
+def test_more_of_a_partition_is_refused_by_default_and_nothing_is_kept(project):
+    rows = schedules(JANUARY)
+    project.land("schedules", "a.parquet", rows.head(100))
+    take(project)
+    project.land("schedules", "b.parquet", rows.tail(50))
+    with pytest.raises(PartitionConflict, match="KZ430"):
+        take(project)
+    with opened(project) as loop:
+        assert loop.versions("schedules")[JANUARY].rows == 100
+
+
+def test_late_rows_make_the_partition_grow(project):
+    rows, told = schedules(JANUARY), []
+    table(project, on_change="append")
+    project.land("schedules", "a.parquet", rows.head(100))
+    (first,) = take(project)
+    project.land("schedules", "b.parquet", rows.tail(50))
+    (second,) = take(project, tell=told.append)
+    assert said([first, second]) == [("schedules", JANUARY, 100, ""), ("schedules", JANUARY, 150, "grew")]
+    assert second.previous == first.digest
+    assert told == [f"schedules/{JANUARY} grew: 100 rows, now 150"]
+    pd.testing.assert_frame_equal(
+        read(project, "schedules", JANUARY)[["train", "rain"]],
+        pd.concat([rows.head(100), rows.tail(50)], ignore_index=True)[["train", "rain"]],
+    )
+    assert take(project) == []
+
+
+def test_late_rows_that_are_there_already_are_refused_by_their_key(project):
+    rows = schedules(JANUARY)
+    table(project, on_change="append")
+    project.land("schedules", "a.parquet", rows.head(100))
+    take(project)
+    project.land("schedules", "b.parquet", rows.tail(len(rows) - 99))
+    with pytest.raises(DataRefused, match="KZ411"):
+        take(project)
+
+
+def test_a_corrected_file_takes_the_partitions_place(project):
+    rows = schedules(JANUARY)
+    table(project, on_change="replace")
+    project.land("schedules", "a.parquet", rows)
+    (first,) = take(project)
+    project.land("schedules", "a.parquet", rows.assign(rain=1.0))
+    (second,) = take(project)
+    project.land("schedules", "a.parquet", pd.concat([rows.assign(rain=1.0), rows.head(1)]))
+    (third,) = take(project)
+    project.land("schedules", "a.parquet", rows)
+    assert take(project) == []
+    # Redelivery is no work; the same rows in a file of its own are a correction back.
+    rows.to_parquet(project.landing / "schedules" / "b.parquet", index=False, compression="gzip")
+    (fourth,) = take(project)
+    assert [v.change for v in (first, second, third, fourth)] == ["", "replaced", "grew", "replaced"]
+    # What was there once may come back.
+    assert fourth.address == first.address
+    with opened(project) as loop:
+        assert loop.versions("schedules")[JANUARY] == fourth
+
+
+def test_a_new_column_is_taken_and_said_or_refused(project):
+    told = []
+    project.land("schedules", "a.parquet", schedules(JANUARY))
+    take(project)
+    project.land("schedules", "b.parquet", schedules(FEBRUARY).assign(crew=2))
+    (version,) = take(project, tell=told.append)
+    assert version.added == ("crew",)
+    assert "new column crew" in told[0]
+    table(project, new_columns="refuse")
+    project.land("schedules", "c.parquet", schedules(MARCH).assign(crew=2, buffet=True))
+    with pytest.raises(DataRefused, match="KZ468") as refused:
+        take(project)
+    assert refused.value.value == "buffet"
+
+
+# What is taken.
+
+
+def test_a_range_can_be_taken_and_the_rest_later(project):
+    everything = pd.concat([schedules(month) for month in MONTHS[:4]])
+    project.land("schedules", "all.parquet", everything)
+    zone = "Europe/Paris"
+    with opened(project) as loop:
+        begin, end = bounds(FEBRUARY, loop.spec.timezone)[0], bounds(MARCH, loop.spec.timezone)[1]
+        assert [v.partition for v in ingest(loop, span=Span(begin, end))] == [FEBRUARY, MARCH]
+        assert ingest(loop, span=Span(begin, end)) == []
+        assert has_landed(loop)
+        assert [v.partition for v in ingest(loop)] == [JANUARY, MONTHS[3]]
+        assert not has_landed(loop)
+        assert str(loop.spec.timezone) == zone
+
+
+def test_a_deliverys_bytes_are_read_again_only_if_its_file_changed(project, monkeypatch):
+    path = project.land_schedules(JANUARY)
+    os.utime(path, (time.time() - 60,) * 2)
+    with opened(project) as loop:
+        ingest(loop)
+        # A file's times are believed when they are a while old.
+        time.sleep(2.1)
+        assert not has_landed(loop)
+        monkeypatch.setattr("kaizen.sources.file_digests", None)
+        assert not has_landed(loop)
+        assert ingest(loop) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("new\nline.parquet", "KZ461"), (f"{'x' * 230}.parquet", "KZ461"), ("JANUARY.parquet", "KZ462")]
+)
+def test_names_that_cannot_be_taken(project, name, code):
+    project.land("schedules", "january.parquet", schedules(JANUARY))
+    project.land("schedules", name, schedules(FEBRUARY))
+    with pytest.raises(DataRefused, match=code):
+        take(project)
+
+
+def test_a_link_out_of_the_landing_folder_is_refused(project, tmp_path):
+    schedules(JANUARY).to_parquet(tmp_path / "elsewhere.parquet")
+    folder = project.landing / "schedules"
+    folder.mkdir()
+    (folder / "a.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(DataRefused, match="KZ461"):
+        take(project)
+
+
+def test_a_bomb_goes_off_against_its_limit(project):
+    table(project, max_expanded="1m")
+    folder = project.landing / "schedules"
+    folder.mkdir()
+    (folder / "a.csv.gz").write_bytes(
+        gzip.compress(schedules(JANUARY).to_csv(index=False).encode() + b"\n" * (2 << 20))
+    )
+    with pytest.raises(DataRefused, match="KZ464") as refused:
+        take(project)
+    assert refused.value.limit.startswith("1048576 bytes")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8-sig"])
+def test_another_encoding_is_read_if_it_is_named(project, encoding):
+    table(project, encoding="utf-8" if encoding == "utf-8-sig" else encoding)
+    rows = schedules(JANUARY).assign(origin="söuth")
+    folder = project.landing / "schedules"
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(rows.to_csv(index=False).encode(encoding))
+    take(project)
+    found = read(project, "schedules", JANUARY)
+    assert set(found["origin"]) == {"söuth"}
+    assert next(iter(found.columns)) == "departs"
+
+
+# Many at once.
+
+
+def test_eight_processes_on_the_same_deliveries_take_each_once(project):
+    table(project, partition="day")
+    rows = pd.concat([schedules(JANUARY), schedules(FEBRUARY)]).reset_index(drop=True)
+    days = rows.groupby(rows["departs"].dt.tz_convert("Europe/Paris").dt.strftime("%Y-%m-%d"))
+    for day, part in days:
+        project.land("schedules", f"{day}.parquet", part)
+    rng, deadline = random.Random(0), time.monotonic() + 120
+    command = [sys.executable, "-c", TAKE, str(project.spec), str(project.home)]
+    killed = 0
+    with ThreadPoolExecutor(8) as pool:
+
+        def work(seed):
+            nonlocal killed
+            while time.monotonic() < deadline:
+                with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+                    if rng.random() < 0.5 and killed < 6:
+                        killed += 1
+                        try:
+                            process.wait(timeout=rng.uniform(1.5, 4))
+                        except subprocess.TimeoutExpired:
+                            os.kill(process.pid, signal.SIGKILL)
+                    told = process.stderr.read().decode()
+                if process.returncode == 0:
+                    return
+                assert process.returncode == -signal.SIGKILL, told
+
+        list(pool.map(work, range(8)))
+    with opened(project) as loop:
+        assert ingest(loop) == []
+        found = loop.versions("schedules")
+        events = list(loop.ledger.events(loop.name, kind="DataVersion"))
+        assert loop.ledger.verify().ok
+    assert sorted(found) == sorted(day for day, _ in days)
+    assert sum(v.rows for v in found.values()) == len(rows)
+    assert len([e for e in events if e.subject.startswith("data/schedules/")]) == len(found)
+
+
+TAKE = """
+import sys
+from pathlib import Path
+from kaizen.adapters.memory_registry import MemoryRegistry
+from kaizen.ingest import ingest
+from kaizen.loop import open_loop
+
+with open_loop(Path(sys.argv[1]), home=Path(sys.argv[2]), registry=MemoryRegistry()) as loop:
+    ingest(loop)
+"""
+
+
+def test_two_that_add_to_the_same_partition_lose_nothing(project):
+    table(project, on_change="append")
+    rows = schedules(JANUARY)
+    for i in range(8):
+        project.land("schedules", f"part{i}.parquet", rows.iloc[i::8])
+    command = [sys.executable, "-c", TAKE, str(project.spec), str(project.home)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    for process in processes:
+        told = process.communicate()[1].decode()
+        assert process.returncode == 0, told
+    found = read(project, "schedules", JANUARY)
+    assert len(found) == len(rows)
+    assert set(found["rain"]) == set(rows["rain"])
+
+
+def test_rows_are_compared_not_bytes(tmp_path):
+    frame = pd.DataFrame({"x": range(20_000)})
+    for name, compression in (("a", "zstd"), ("b", "none")):
+        pq.write_table(pa.Table.from_pandas(frame), tmp_path / name, compression=compression)
+    pq.write_table(pa.Table.from_pandas(frame.iloc[::-1]), tmp_path / "c")
+    assert same_rows(tmp_path / "a", tmp_path / "b")
+    assert not same_rows(tmp_path / "a", tmp_path / "c")
