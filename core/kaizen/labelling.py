@@ -105,7 +105,6 @@ def take(loop: Loop, sheet: Path, table: str = "") -> Taken:
     if not answers.labels:
         return Taken(table, None, 0, answers.known, answers.empty)
     path = landing.with_name(landing.name.replace("*", f"labels-{answers.digest[:12]}", 1).replace("*", ""))
-    path = path if path.suffix else path.with_suffix(".parquet")
     publish_file(path, lambda draft: answers.write(draft, path.suffix), mode=0o644)
     return Taken(table, path, answers.labels, answers.known, answers.empty)
 
@@ -136,10 +135,13 @@ def _table(loop: Loop, name: str) -> str:
 
 
 def _landing(loop: Loop, table: str) -> Path:
-    uri = loop.spec.data.tables[table].uri
+    """Where files of a table lie: a path with a star in its name, and with a suffix."""
+    uri, given = loop.spec.data.tables[table].uri, loop.spec.data.tables[table].format
     path = loop.path.parent / uri
+    path = path if path.suffix else path.with_name(f"{path.name}.{given or 'parquet'}")
     here = not (":" in uri or any(sign in str(path.parent) for sign in "*?["))
-    if not here or "*" not in path.name or path.suffix not in ("", ".csv", ".parquet"):
+    kind = path.suffix.removeprefix(".")
+    if not here or "*" not in path.name or kind not in ("csv", "parquet") or given not in (None, kind):
         raise SpecError(
             "KZ358",
             "labels cannot be delivered there",

@@ -24,7 +24,13 @@ from kaizen.turn import advance
 
 JANUARY, FEBRUARY, MARCH = MONTHS[:3]
 KEYS = ["departs", "train"]
-ASKED = {"data": {"tables": {"asked": {"uri": "landing/asked/*", "partition": "month", "role": "labels"}}}}
+ASKED = {
+    "data": {
+        "tables": {
+            "asked": {"uri": "landing/asked/*", "partition": "month", "role": "labels", "on_change": "append"},
+        }
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,18 @@ def test_the_outcomes_that_come_later_agree_or_are_refused_with_both_sources_nam
             advance(loop)
         assert caught.value.where == "tables outcomes and asked"
         assert str(caught.value.value).startswith(f"1 rows; the first: departs={filled['departs'][0]}")
+
+
+def test_a_second_sheet_of_a_month_adds_to_the_first(project: Project, tmp_path: Path) -> None:
+    with opened(project) as loop:
+        for name in ("one.csv", "two.csv"):
+            ask(loop, tmp_path / name)
+        for name, rows in (("one.csv", 20), ("two.csv", 40)):
+            fill(tmp_path / name)
+            take(loop, tmp_path / name)
+            advance(loop)
+            assert len(labelled(loop, MARCH)) == rows
+        assert loop.versions("asked")[MARCH].change == "grew"
 
 
 def test_a_label_that_contradicts_what_is_known_is_refused_by_its_row(project: Project, tmp_path: Path) -> None:
@@ -262,6 +280,8 @@ def test_a_request_that_there_was_not_has_no_sheet(project: Project, tmp_path: P
         ("aksed", "landing/asked/*", "KZ357"),
         ("asked", "package:rail/x.csv", "KZ358"),
         ("asked", "landing/asked.csv", "KZ358"),
+        ("asked", "landing/*/asked-*.csv", "KZ358"),
+        ("asked", "landing/asked/*.jsonl", "KZ358"),
     ],
 )
 def test_a_table_that_takes_no_answers_is_refused(project: Project, table: str, uri: str, code: str) -> None:

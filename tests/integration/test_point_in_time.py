@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from tests.loops import MONTHS, STATIONS, Project, make_loop, outcomes
 
 from kaizen.adapters.examples import assemble
@@ -26,6 +27,8 @@ GAUGES = {"uri": "landing/gauges/*", "partition": "month", "join": ["origin"], "
 SPEC: dict[str, Any] = {
     "problem": {"features": ["distance", "rain", "gauges_level"]},
     "data": {"tables": {"gauges": GAUGES, "outcomes": {"time": "arrives"}}},
+    # A third of a month is few rows.
+    "evaluate": {"max_auc_of_one_feature": 0.95},
 }
 
 
@@ -100,13 +103,17 @@ def test_look_ups_come_from_all_partitions_that_a_row_may_look_back_into_and_fro
         assert [i.partition for i in loop.labels_for(january.partition)] == [MONTHS[0], MONTHS[1]]
 
 
-def test_labels_that_come_late_make_monitor_look_again(tmp_path: Path) -> None:
-    """The outcomes are one growing file: each delivery replaces the one before."""
-    growing = {"time": "arrives", "partition": None}
+@pytest.mark.parametrize("growing", [{"partition": None}, {"on_change": "append"}], ids=["replaced", "added"])
+@pytest.mark.parametrize("time", [{"time": "arrives"}, {}], ids=["by time", "by entity"])
+def test_labels_that_come_late_make_monitor_look_again(
+    tmp_path: Path, growing: dict[str, Any], time: dict[str, Any]
+) -> None:
+    """The outcomes are one file that each delivery replaces, or months that grow."""
+    whole, growing = "partition" in growing, {**growing, **time}
     project = make_loop(tmp_path / "rail", {**SPEC, "data": {"tables": {"gauges": GAUGES, "outcomes": growing}}})
     for month in MONTHS[:4]:
         land(project, month, labels=False)
-    known = pd.concat([outcomes(month) for month in MONTHS[:4]], ignore_index=True)
+    known = pd.concat([outcomes(month) for month in MONTHS[: 4 if time else 3]], ignore_index=True)
     march = known["arrives"] >= pd.Timestamp(f"{MONTHS[2]}-01", tz="UTC")
 
     def deliver(name: str, rows: pd.DataFrame) -> HealthReport:
@@ -121,8 +128,8 @@ def test_labels_that_come_late_make_monitor_look_again(tmp_path: Path) -> None:
         # A third of March has come, then all of it.
         before = deliver("1.parquet", known[~march | (known.index % 3 == 0)])
         assert before.performance.status == "unknown"
-        assert [i.table for i in before.labels] == ["outcomes"]
-        after = deliver("2.parquet", known)
+        assert {i.table for i in before.labels} == {"outcomes"}
+        after = deliver("2.parquet", known if whole else known[march & (known.index % 3 != 0)])
         assert after.performance.rows > before.performance.rows
         assert after.performance.status != "unknown"
         assert after.labels != before.labels
