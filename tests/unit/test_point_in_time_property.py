@@ -196,6 +196,15 @@ def test_keys_of_different_types_are_refused():
         assemble(spec(), {"asks": ASKS, "spending": spending}, labels=False)
 
 
+def test_so_are_those_of_plain_look_ups_and_labels():
+    plain = {"stations": {"uri": "stations/*", "join": ["customer"]}}
+    stations = pd.DataFrame({"customer": [1, 2], "platforms": [2, 4]})
+    with pytest.raises(DataRefused, match="KZ417"):
+        assemble(spec(**plain), {"asks": ASKS, "stations": stations}, labels=False)
+    with pytest.raises(DataRefused, match="KZ417"):
+        label_rows(two_sources(), ASKS, {"asked": ASKS.assign(customer=[1, 2], amount=1.0)})
+
+
 def test_a_look_up_without_a_time_is_refused_with_its_row():
     spending = frame(customer=["ada", "ada"], since=[START.isoformat(), "soon"], seen=[1.0, 2.0])
     with pytest.raises(DataRefused, match="KZ405") as caught:

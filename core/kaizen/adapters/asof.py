@@ -23,13 +23,8 @@ def moments(frame: pd.DataFrame, column: str, where: str) -> np.ndarray:
     return np.asarray(times.cast(pa.int64()).to_numpy())
 
 
-def shared_codes(rows: pd.DataFrame, table: pd.DataFrame, keys: Sequence[str], where: str) -> tuple[np.ndarray, ...]:
-    """The keys of n rows and of a table's m as whole numbers, equal where the keys are; -1 where a key is missing.
-
-    Raises ``DataRefused`` KZ417: numbers on one side, text on the other: nothing would ever be found.
-    """
-    code = np.zeros(len(rows) + len(table), dtype=np.int64)
-    missing = np.zeros(len(code), dtype=bool)
+def refuse_other_types(rows: pd.DataFrame, table: pd.DataFrame, keys: Sequence[str], where: str) -> None:
+    """Raise ``DataRefused`` (KZ417) for keys that are numbers on one side and text on the other: they never meet."""
     for key in keys:
         sides = rows[key], table[key]
         if len({_kind(side) for side in sides if side.notna().any()}) > 1:
@@ -41,7 +36,18 @@ def shared_codes(rows: pd.DataFrame, table: pd.DataFrame, keys: Sequence[str], w
                 limit=f"{sides[0].dtype}, as in the rows that look up",
                 action="deliver both as the same type",
             )
-        found, values = pd.factorize(pd.concat(sides, ignore_index=True))
+
+
+def shared_codes(rows: pd.DataFrame, table: pd.DataFrame, keys: Sequence[str], where: str) -> tuple[np.ndarray, ...]:
+    """The keys of n rows and of a table's m as whole numbers, equal where the keys are; -1 where a key is missing.
+
+    Raises ``DataRefused`` KZ417; see ``refuse_other_types``.
+    """
+    refuse_other_types(rows, table, keys, where)
+    code = np.zeros(len(rows) + len(table), dtype=np.int64)
+    missing = np.zeros(len(code), dtype=bool)
+    for key in keys:
+        found, values = pd.factorize(pd.concat([rows[key], table[key]], ignore_index=True))
         missing |= found < 0
         code = code * (len(values) + 1) + found
         if len(keys) > 1:

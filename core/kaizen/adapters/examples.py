@@ -179,6 +179,7 @@ def _look_up(spec: Spec, frame: pd.DataFrame, name: str, table: pd.DataFrame) ->
     refuse_twice(table, keys, where, hidden=_private(spec))
     renamed = table.rename(columns={c: f"{name}_{c}" for c in table.columns if c not in keys})
     if not found.asof:
+        asof.refuse_other_types(frame, table, keys, where)
         return frame.merge(renamed, on=list(keys), how="left", sort=False)
     max_age = None if found.max_age is None else _microseconds(found.max_age)
     positions = asof.as_of(frame, spec.problem.timestamp, table, found.join, found.asof, max_age, where)
@@ -224,6 +225,7 @@ def _outcomes_of(spec: Spec, rows: pd.DataFrame, name: str, outcomes: pd.DataFra
     table, problem = spec.data.tables[name], spec.problem
     if not table.time:
         entity = list(problem.entity)
+        asof.refuse_other_types(rows, outcomes, entity, f"table {name}")
         numbered = outcomes[entity].assign(_position=np.arange(len(outcomes)))
         found = rows[entity].merge(numbered, on=entity, how="left", sort=False)["_position"]
         return np.asarray(found.fillna(-1), dtype=int)
