@@ -56,11 +56,20 @@ def run_dag(dag: Any, **conf: Any) -> Ran:
 
 
 def asset_events(prefix: str) -> list[tuple[str, dict[str, Any]]]:
-    """Name and extra of the events of assets whose name begins with ``prefix``, oldest first."""
+    """Name and extra of the plain events of assets whose name begins with ``prefix``, oldest first."""
+    return [(name, extra) for name, extra, _ in _asset_events(prefix) if "/partitions/" not in name]
+
+
+def partition_events(prefix: str) -> list[tuple[str, str]]:
+    """Name and partition key of the events of assets whose name begins with ``prefix``."""
+    return sorted((name, key or "") for name, _, key in _asset_events(prefix))
+
+
+def _asset_events(prefix: str) -> list[tuple[str, dict[str, Any], str | None]]:
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     with create_session() as session:
         events = session.scalars(select(AssetEvent).order_by(AssetEvent.id))
-        return [(e.asset.name, dict(e.extra)) for e in events if e.asset.name.startswith(prefix)]
+        return [(e.asset.name, dict(e.extra), e.partition_key) for e in events if e.asset.name.startswith(prefix)]

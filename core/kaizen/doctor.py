@@ -14,6 +14,8 @@ from typing import Literal
 
 from kaizen.errors import KaizenError
 from kaizen.loop import Loop, open_loop
+from kaizen.privacy import parse_policies
+from kaizen.private_key import FILE, find_key, fingerprint, fingerprints
 from kaizen.promote import registry_name
 from kaizen.reconcile import open_engine
 from kaizen.secrets import find_secrets
@@ -109,6 +111,7 @@ def _loop(path: Path, env: str | None) -> Iterator[Finding]:
                 yield _engine(loop)
                 if loop.spec.place.secrets:
                     yield _secrets(loop)
+            yield from _privacy(loop)
     except KaizenError as error:
         yield Finding(error.where or "loop", "broken", f"{error.code}: {error.what}", error.action)
 
@@ -150,6 +153,33 @@ def _secrets(loop: Loop) -> Finding:
     except KaizenError as error:
         return Finding("secrets", "missing", f"{error.code}: {error.what}", error.action)
     return Finding("secrets", "ok", ", ".join(names))
+
+
+def _privacy(loop: Loop) -> Iterator[Finding]:
+    """The key of hashed columns, and whether it is the one that hashed them; private columns that never came."""
+    data = loop.spec.data
+    versions = [version for table in data.tables for version in loop.versions(table).values()]
+    if any(policy.how == "hash" for policy in parse_policies(data.private).values()):
+        yield _private_key(loop, fingerprints(version.private for version in versions))
+    came = {column for version in versions for column in (*version.columns, *version.private)}
+    absent = [column for column in data.private if column not in came]
+    if versions and absent:
+        yield Finding("private columns", "missing", f"in no table: {', '.join(absent)}", "correct data.private")
+
+
+def _private_key(loop: Loop, used: set[str]) -> Finding:
+    """Whether this shell has the key; on Airflow it may be in a connection."""
+    name, path = loop.spec.data.private_key, loop.home / FILE
+    if not (name or used or path.exists()):
+        return Finding("private key", "ok", f"{path} is made by the first ingest; back it up")
+    try:
+        mine = fingerprint(find_key(name, loop.home, {}, os.environ, used))
+    except KaizenError as error:
+        return Finding("private key", "missing" if name else "broken", f"{error.code}: {error.what}", error.action)
+    if others := sorted(used - {mine}):
+        found = f"{name or path}: {mine}, but there is data of {', '.join(others)}"
+        return Finding("private key", "missing", found, "deliver again what is joined with new rows, as another table")
+    return Finding("private key", "ok", f"{name or path}: {mine}")
 
 
 def _place(interpreter: str) -> Finding:

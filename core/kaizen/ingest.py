@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,14 +23,17 @@ from kaizen.containers import parse_size
 from kaizen.errors import DataRefused, HeadMoved, MissingDependency, PartitionConflict
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
+from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport
 from kaizen.seen import Seen, open_seen
 from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
-from kaizen.spec import TableSpec
+from kaizen.spec import Spec, TableSpec
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
+    from kaizen.adapters.door import Door
     from kaizen.adapters.landing import Cut, Draft, Rows
+    from kaizen.adapters.masking import Mask
 
 WHOLE = "all"
 """The partition of a table that is not cut."""
@@ -103,6 +107,7 @@ class _Landed:
     key: str
     source: Source
     partitions: tuple[str, ...]
+    private: dict[str, str]
     versions: dict[str, _NewVersion] = field(default_factory=dict)
 
 
@@ -256,13 +261,16 @@ class _Taking:
         self, name: str, item: Item, known: _Known | None, waiting: list[_Landed], versions: list[DataVersion]
     ) -> _Landed | None:
         """Read, check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+        from kaizen.adapters.door import nothing_quoted
+
         with self.loop.store.scratch() as folder:
             here = isinstance(item, FileItem)
             identity = self._identity(name, item, None if here else folder)
             if identity and self.loop.find(Delivery, self._key_of(name, identity)):
                 return None
             known = known or self._known(name)
-            rows = self._read(name, item, known, folder)
+            with nothing_quoted(self.loop.spec, item.where):
+                rows, door = self._read(name, item, known, folder, digest=not identity)
             if identity and not rows.is_original:
                 item.refuse_changed(identity)
             fault_point("ingest.after_read")
@@ -274,28 +282,44 @@ class _Taking:
                 raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
             self._check(name, item.where, rows, drafts)
             if not identity:
-                identity = digest({partition: draft.sha256 for partition, draft in drafts.items()})
+                identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
                 if self.loop.find(Delivery, self._key_of(name, identity)):
                     return None
-            landed = _Landed(item, self._key_of(name, identity), Source(item.name, identity), tuple(drafts))
+            source = Source(item.name, identity)
+            landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), door.said)
             for partition, draft in drafts.items():
-                if version := self._new_version(name, item, rows, draft, known):
+                before = known.versions.get(partition)
+                if before and before.source.sha256 == identity:
+                    # These bytes made it, whatever would be made of them now: in another span, with another key.
+                    continue
+                if version := self._new_version(name, item, rows, draft, known, door.said):
                     landed.versions[partition] = version
         fault_point("ingest.after_publish")
         return landed
 
-    def _read(self, name: str, item: Item, known: _Known, folder: Path) -> Rows:
-        """The delivery's rows by partition, in the columns and types that the table has."""
+    @cached_property
+    def _mask(self) -> Mask:
+        from kaizen.adapters.door import mask_of
+
+        return mask_of(self.loop)
+
+    def _read(self, name: str, item: Item, known: _Known, folder: Path, *, digest: bool) -> tuple[Rows, Door]:
+        """The delivery's rows by partition, in the columns and types that the table has; the door they came through.
+
+        Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
+        """
+        from kaizen.adapters.door import Door
         from kaizen.adapters.landing import Cutter, as_it_is, with_time
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest)
         wanted = Wanted(
             item.where,
             table.columns,
             _needed_columns(self.loop, name),
-            # What dates a row is made a time of one type, whatever it came as.
-            {n: t for n, t in known.types.items() if not (table.timed and n == spec.time_of(name))},
+            _raw_types(spec, name, known.types),
             order=known.order,
+            private=spec.data.private,
             format=table.format or "",
             encoding=table.encoding,
             max_expanded=parse_size(table.max_expanded),
@@ -303,16 +327,18 @@ class _Taking:
         single = _single_partition(table, item)
         original = item.original() if single and format_of(item.where, wanted.format) == "parquet" else None
         if original and (found := as_it_is(original, single, wanted, folder)):
-            self._check_columns(name, item.where, found.columns, known)
-            return found
+            self._check_columns(name, item.where, door.names(found.columns), known)
+            if door.lets_pass(original, found.columns):
+                return found, door
         cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
         for batch in item.batches(wanted):
             if first == 1:
-                self._check_columns(name, item.where, batch.schema.names, known)
+                self._check_columns(name, item.where, door.names(batch.schema.names), known)
             timed = with_time(batch, spec.time_of(name), wanted, first) if table.timed else batch
-            cutter.add(timed)
+            cutter.add(door.take(timed))
             first += batch.num_rows
-        return cutter
+        door.close()
+        return cutter, door
 
     def _within(self, name: str, partitions: Sequence[str]) -> list[str]:
         """Those in the span."""
@@ -369,17 +395,18 @@ class _Taking:
             from kaizen.adapters.examples import refuse_twice
             from kaizen.adapters.tables import read_columns
 
-            hidden = tuple(getattr(spec.data, "private", ()))
-            refuse_twice(read_columns(draft.path, keys), keys, where, hidden=hidden)
+            refuse_twice(read_columns(draft.path, keys), keys, where)
 
     # Keeping it.
 
-    def _new_version(self, name: str, item: Item, rows: Rows, draft: Draft, known: _Known) -> _NewVersion | None:
+    def _new_version(
+        self, name: str, item: Item, rows: Rows, draft: Draft, known: _Known, private: dict[str, str]
+    ) -> _NewVersion | None:
         """The version that a partition of a delivery is to become; None if those rows are there.
 
         A partition that validation refused may come again with other content; it was used nowhere.
 
-        Raises ``PartitionConflict`` (KZ430).
+        Raises ``PartitionConflict`` (KZ430); ``DataRefused`` KZ482 for rows that were hashed with another key.
         """
         from kaizen.adapters.landing import begins_with, same_rows
 
@@ -402,6 +429,7 @@ class _Taking:
             )
         change: Literal["grew", "replaced"] = "grew"
         if policy == "append":
+            refuse_other_key(before.private, before.columns, private, f"{item.where}: {name}/{partition}")
             draft = rows.draft(partition, before=old)
             self._refuse_twice(name, draft, f"{item.where}: {name}/{partition} with the rows before", grown=True)
         elif not begins_with(draft.path, old):
@@ -415,7 +443,7 @@ class _Taking:
         landed, waiting[:] = list(waiting), []
         if not landed:
             return []
-        made = {id(each): [self._version(name, p, v, each.source) for p, v in each.versions.items()] for each in landed}
+        made = {id(each): [self._version(name, p, v, each) for p, v in each.versions.items()] for each in landed}
         fault_point("ingest.after_commit")
         events = []
         for each in landed:
@@ -440,7 +468,7 @@ class _Taking:
         landed = self._land(name, item, None, [], [])
         return self._finish(name, [landed], attempt + 1) if landed else []
 
-    def _version(self, name: str, partition: str, new: _NewVersion, source: Source) -> DataVersion:
+    def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed) -> DataVersion:
         from kaizen.adapters.examples import make_label
         from kaizen.adapters.tables import count_classes, read_columns
 
@@ -458,13 +486,22 @@ class _Taking:
             size=pointer.size,
             rows=draft.rows,
             columns=draft.columns,
-            source=source,
+            source=landed.source,
             commit=pointer.commit,
             labels=labels,
             change=new.change,
             previous=new.previous,
             added=new.added,
+            private=landed.private,
         )
+
+
+def _raw_types(spec: Spec, name: str, known: Mapping[str, str]) -> dict[str, str]:
+    """The types that columns are read in: as before, or as the spec says. What is private has become another type."""
+    table = spec.data.tables[name]
+    read = {n: t for n, t in known.items() if n not in spec.data.private} | dict(table.types)
+    # What dates a row is made a time of one type, whatever it came as.
+    return {n: t for n, t in read.items() if not (table.timed and n == spec.time_of(name))}
 
 
 def _single_partition(table: TableSpec, item: Item) -> str:

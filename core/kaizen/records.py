@@ -74,6 +74,7 @@ class DataVersion(Record):
         address: ``store:TABLE/PARTITION@sha256:HEX`` of the Parquet bytes. md5: the same bytes, for DVC.
         columns: name to type, in file order.
         commit: commit of the loop's data repository that holds the pointer.
+        private: what became of private columns by name; a hash names its key's fingerprint.
     """
 
     not_identity: ClassVar[tuple[str, ...]] = ("commit",)
@@ -95,6 +96,7 @@ class DataVersion(Record):
     """Digest of the version before."""
     added: tuple[str, ...] = field(default=(), metadata=codec.LATER)
     """Columns that no version of the table had before."""
+    private: dict[str, str] = field(default_factory=dict, metadata=codec.LATER)
 
 
 @dataclass(frozen=True)

@@ -64,15 +64,19 @@ def _forms(value: str) -> Iterator[str]:
             yield from (quote(text, safe=""), quote(text), quote_plus(text))
 
 
-def find_secrets(names: Collection[str], given: Mapping[str, str], variables: Mapping[str, str]) -> Secrets:
+def find_secrets(
+    names: Collection[str], given: Mapping[str, str], variables: Mapping[str, str], *, where: str = "place.secrets"
+) -> Secrets:
     """The secrets of these names: those that were ``given``, else from a variable, else from the file it names.
+
+    ``where`` is the key of the spec that names them.
 
     Raises ``UsageError``: KZ260 there is none, KZ261 a value that is too short or too long. No value is in a message.
     """
-    return Secrets({name: _refuse_unusable(name, _find(name, given, variables)) for name in names})
+    return Secrets({name: _refuse_unusable(name, _find(name, given, variables, where), where) for name in names})
 
 
-def _find(name: str, given: Mapping[str, str], variables: Mapping[str, str]) -> str:
+def _find(name: str, given: Mapping[str, str], variables: Mapping[str, str], where: str) -> str:
     variable = f"{VARIABLE}{name.upper()}"
     if name in given:
         return given[name]
@@ -83,29 +87,29 @@ def _find(name: str, given: Mapping[str, str], variables: Mapping[str, str]) -> 
             return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or "not UTF-8"
-        raise _missing(name, f"{variable}_FILE names {path}: {why}", variable)
-    raise _missing(name, "nowhere", variable)
+        raise _missing(name, f"{variable}_FILE names {path}: {why}", variable, where)
+    raise _missing(name, "nowhere", variable, where)
 
 
-def _missing(name: str, found: str, variable: str) -> UsageError:
+def _missing(name: str, found: str, variable: str, where: str) -> UsageError:
     return UsageError(
         "KZ260",
         f"the secret {name!r} is not there",
-        where=f"place.secrets: {name}",
+        where=f"{where}: {name}",
         value=found,
         limit=f"extra field secrets of Airflow's connection, {variable}, or a file that {variable}_FILE names",
-        action="put it where this process finds it, or take its name out of place.secrets",
+        action=f"put it where this process finds it, or take its name out of {where}",
     )
 
 
-def _refuse_unusable(name: str, value: str) -> str:
+def _refuse_unusable(name: str, value: str, where: str) -> str:
     size = len(value.encode(errors="replace"))
     if len(value.strip()) >= SHORTEST and size <= LONGEST and not _SURROGATE.search(value):
         return value
     raise UsageError(
         "KZ261",
         f"the secret {name!r} is too short to be masked, too long, or not UTF-8",
-        where=f"place.secrets: {name}",
+        where=f"{where}: {name}",
         value=f"{size} bytes",
         limit=f"{SHORTEST} to {LONGEST} bytes of UTF-8, not blank",
         action="use a longer secret, or pass a small setting in another way: it is none",

@@ -19,7 +19,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
@@ -51,9 +51,8 @@ _SETTLED = 2.0
 """Seconds after which a file's times tell every change: clocks of file systems are coarse."""
 
 
-def show_all(_: str) -> bool:
-    """Nothing is private."""
-    return True
+def _say_nothing(_: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Wanted:
     Attributes:
         where: the item, for people. columns: which to take, in this order; empty: all. needed: these must be there.
         types: type names of columns, as they were before or as the spec says. order: of the columns before.
-        may_show: whether an error may show a value of this column. format: "" is by the name.
+        private: columns of which no error may show a value. format: "" is by the name.
         max_expanded: bytes that a packed file may become.
     """
 
@@ -72,7 +71,7 @@ class Wanted:
     needed: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
     order: tuple[str, ...] = ()
-    may_show: Callable[[str], bool] = show_all
+    private: Collection[str] = ()
     format: str = ""
     encoding: str = "utf-8"
     max_expanded: int = 16 << 30
@@ -165,7 +164,7 @@ Find = Callable[[TableSpec, Path, str, str], list[Item]]
 
 
 def find_items(
-    table: TableSpec, base: Path, env: str = "local", *, since: str = "", tell: Callable[[str], object] = show_all
+    table: TableSpec, base: Path, env: str = "local", *, since: str = "", tell: Callable[[str], object] = _say_nothing
 ) -> list[Item]:
     """What the source of ``table`` delivers now, by name; nothing yet is no error.
 

@@ -167,13 +167,24 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Tables, their expectation suites and what may never be a feature."""
+    """Tables, their expectation suites, what may never be a feature, and what is private.
+
+    Attributes:
+        private: what becomes of a column, whatever table it is in, before anything is written; see ``kaizen.privacy``.
+        private_key: the secret that hashes are keyed with; without one a key is made in the loop's home.
+        detect: what happens when a column that is not declared looks private. ``refuse`` only refuses when it is sure.
+        public: columns that are known not to be private, and not looked at.
+    """
 
     tables: dict[str, TableSpec]
     suite: dict[str, str] = field(default_factory=dict)
     on_invalid: Literal["quarantine", "refuse"] = "quarantine"
     max_quarantined: float = 0.05
     outcomes: tuple[str, ...] = ()
+    private: dict[str, Any] = field(default_factory=dict, metadata=codec.LATER)
+    private_key: str = field(default="", metadata=codec.LATER)
+    detect: Literal["refuse", "warn", "off"] = field(default="refuse", metadata=codec.LATER)
+    public: tuple[str, ...] = field(default=(), metadata=codec.LATER)
 
 
 Wall = Literal["user", "capabilities", "privileges", "root", "network", "pids", "memory", "cpu", "init"]
@@ -529,7 +540,7 @@ def not_decoded(error: codec.DecodeError, where: str) -> SpecError:
         error.what,
         where=f"{where}: {error.path}",
         # Somebody may have written a value there.
-        value=None if error.path.startswith("place.secrets") else error.value,
+        value=None if error.path.startswith(("place.secrets", "data.private_key")) else error.value,
         limit=error.limit,
         action=action,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -12,9 +12,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from kaizen import codec
 from kaizen.containers import parse_gpus, parse_size, user_ids
 from kaizen.measures import MEASURES
+from kaizen.privacy import LIMIT, UNITS, Policy, parse_policies, parse_policy
 from kaizen.secrets import is_name
 from kaizen.spec import (
     TIMED,
+    DataSpec,
     FillSpec,
     LimitsSpec,
     ParameterSpec,
@@ -54,6 +56,7 @@ def problems(spec: Spec) -> list[Problem]:
         *place_problems(spec.place),
         *(_tune_problems(spec.tune) if spec.tune else []),
         *_secret_problems(spec.place),
+        *_privacy_problems(spec),
     ]
 
 
@@ -397,6 +400,88 @@ def _secret_problems(place: PlaceSpec) -> list[Problem]:
             limit = "a name in a-z 0-9 _ that does not end in _file; never a value"
             found.append(Problem("KZ304", "not the name of a secret", "place.secrets", None, limit, "correct it"))
     return found
+
+
+def _privacy_problems(spec: Spec) -> list[Problem]:
+    """Policies that are none, and those that take away what the spec's other lines rest on."""
+    data = spec.data
+    found = [
+        Problem("KZ340", "not a policy", f"data.private.{column}", str(policy)[:80], LIMIT, "write one of them")
+        for column, policy in data.private.items()
+        if not _reads(parse_policy, policy)
+    ]
+    found += [
+        Problem("KZ342", "private and public", "data.public", column, "one of both", "remove one")
+        for column in data.public
+        if column in data.private
+    ]
+    if data.private_key and not is_name(data.private_key):
+        # It may be the key itself; it is not shown.
+        limit = "a name in a-z 0-9 _ that does not end in _file; never a value"
+        found.append(Problem("KZ304", "not the name of a secret", "data.private_key", None, limit, "correct it"))
+    if found:
+        return found
+    fits = _what_fits(spec)
+    policies = parse_policies(data.private)
+    return [
+        Problem(
+            "KZ341", "a policy takes away what the spec rests on", f"data.private.{column}", str(policy), limit,
+            "choose another policy, or another column there",
+        )
+        for column, policy in policies.items()
+        for key, limit, fit in fits.get(column, ())
+        if not fit(policy)
+    ]  # fmt: skip
+
+
+def _what_fits(spec: Spec) -> dict[str, list[tuple[str, str, Callable[[Policy], bool]]]]:
+    """By column: the key that rests on it, what that allows, and whether a policy is of that."""
+    problem = spec.problem
+    needs: dict[str, list[tuple[str, str, Callable[[Policy], bool]]]] = {}
+
+    def need(columns: Iterable[str], key: str, limit: str, fit: Callable[[Policy], bool]) -> None:
+        for column in columns:
+            needs.setdefault(column, []).append((key, f"{key}: {limit}", fit))
+
+    units = UNITS[: _longest_unit(spec.data) + 1]
+    need([problem.timestamp], "problem.timestamp", f"truncate to {' or '.join(units)}", lambda p: p.by in units)
+    rule = _label_column(spec)
+    need([rule], "problem.label" if problem.label else "problem.target", "generalise", lambda p: p.how == "generalise")
+    keys = {f"data.tables.{name}.join": table.join for name, table in spec.data.tables.items()}
+    for key, columns in {"problem.entity": problem.entity, **keys}.items():
+        apart = [column for column in columns if column != problem.timestamp]
+        need(apart, key, "hash keeps rows apart", lambda p: p.how == "hash")
+    for name, table in spec.data.tables.items():
+        # The ledger keeps how far a watermark had come; partitions have the names of their values.
+        need(filter(None, [table.watermark]), f"data.tables.{name}.watermark", "no policy", lambda p: False)
+        need(filter(None, [table.key_column]), f"data.tables.{name}.partition", "any but drop", _keeps)
+        for key in ("asof", "time", "known"):
+            # Truncated, it would be known earlier than it was.
+            need(filter(None, [getattr(table, key)]), f"data.tables.{name}.{key}", "no policy", lambda p: False)
+    prefixes = tuple(f"{name}_" for name in spec.joined)
+    names = [*problem.features, *(column for gate in spec.gates for column in gate.slices)]
+    raw = [next((n.removeprefix(p) for p in prefixes if n.startswith(p)), n) for n in names]
+    need(dict.fromkeys(raw), "problem.features", "any but drop", _keeps)
+    return needs
+
+
+def _keeps(policy: Policy) -> bool:
+    return policy.how != "drop"
+
+
+def _longest_unit(data: DataSpec) -> int:
+    """A time that is truncated further than its partitions are cut would all lie in the first of them."""
+    cut = [UNITS.index(t.partition) for t in data.tables.values() if t.partition in UNITS]
+    return min(cut, default=len(UNITS) - 1)
+
+
+def _label_column(spec: Spec) -> str:
+    try:
+        rule = parse_label(spec.problem.label)
+    except ValueError:
+        # Named with the names.
+        rule = None
+    return rule.column if rule else spec.problem.target
 
 
 def _closed(wall: str, key: str, value: str, limit: str) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import pytest
 
 pytest.importorskip("airflow", reason="apache-airflow is not installed: pip install 'kaizen-mlops[airflow]'")
 
-from tests.airflow_home import PROJECTS, asset_events, load_dags, make_database, run_dag
+from tests.airflow_home import PROJECTS, asset_events, load_dags, make_database, partition_events, run_dag
 from tests.loops import MONTHS, Project, make_loop
 
+from kaizen.adapters.tables import read_parquet
 from kaizen.cli import main
 from kaizen.errors import DataRefused, LedgerError, RegistryError, UsageError
 from kaizen.ledger import open_ledger
@@ -73,6 +75,12 @@ def test_the_year_begins_and_each_task_hands_on_references(project: Project, dag
     bells = asset_events("kaizen/rail/delays/")
     assert [name for name, _ in bells] == ["kaizen/rail/delays/data"]
     assert bells[0][1]["spec"] == ingested.values["ingest"]["spec"]
+    # Whoever schedules by partitions hears of each table's by their keys.
+    assert partition_events("kaizen/rail/delays/data/partitions/") == [
+        *(("kaizen/rail/delays/data/partitions/outcomes", month) for month in MONTHS[:2]),
+        *(("kaizen/rail/delays/data/partitions/schedules", month) for month in MONTHS[:2]),
+        ("kaizen/rail/delays/data/partitions/stations", "all"),
+    ]
 
 
 def test_a_decision_wakes_training_and_a_champion_is_rung(project: Project, dags: dict[str, Any]) -> None:
@@ -177,6 +185,33 @@ def test_a_connection_has_the_secrets_of_trainings(monkeypatch: pytest.MonkeyPat
     assert KaizenHook().get_secrets() == {}
 
 
+@pytest.mark.parametrize("mode", ["in_process", "python"])
+def test_a_connection_has_the_key_of_private_columns(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    from kaizen.adapters.masking import KeyedHash
+    from kaizen.containers import Call, Log, Owner
+    from kaizen.loop import open_loop
+    from kaizen.stages import Order
+    from kaizen_airflow.hooks.kaizen import KaizenHook
+
+    changes = {"data": {"private": {"train": "hash"}, "private_key": "pii"}, "place": {"mode": mode}}
+    changes["place"] |= {"interpreter": sys.executable} if mode == "python" else {}
+    project = make_loop(PROJECTS / f"masked_{mode}", changes)
+    project.land_schedules(MONTHS[0])
+    call = Call(Owner("test"), Log(print))
+
+    def ingest() -> None:
+        KaizenHook("masked").run_stage("ingest", str(project.spec), "local", Order(), actor="test", call=call)
+
+    with connection(monkeypatch, "masked", conn_type="kaizen", extra={}), pytest.raises(UsageError, match="KZ260"):
+        ingest()
+    with connection(monkeypatch, "masked", conn_type="kaizen", extra={"secrets": {"pii": "the connection's own key"}}):
+        ingest()
+    with open_loop(project.spec) as loop:
+        file = loop.store.file(loop.versions("schedules")[MONTHS[0]].address)
+    hashed = KeyedHash(b"the connection's own key")
+    assert set(read_parquet(file)["train"]) == {hashed.value(f"T{i}") for i in range(5)}
+
+
 @pytest.mark.parametrize("given", ["canary-7f3a", ["canary-7f3a"], {"password": ["canary-7f3a"]}])
 def test_a_connections_secrets_that_cannot_be_read_are_refused(monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
     from kaizen_airflow.hooks.kaizen import KaizenHook
@@ -247,7 +282,7 @@ def test_files_ring_once_when_they_have_come_to_rest(project: Project, tmp_path:
 
         async def listen() -> None:
             async for event in trigger.run():
-                rung.append(event.payload["files"])
+                rung.append(event.payload["items"])
 
         task = asyncio.create_task(listen())
         await _until(lambda: len(rung) == 1)

@@ -398,6 +398,15 @@ def test_times_of_a_table_that_do_not_go_together_are_refused(table: str, keys: 
     assert (error.code, error.where) == ("KZ355", f"kaizen.yml: data.tables.{table}.{refused}")
 
 
+@pytest.mark.parametrize("policy", ["drop", "hash", {"truncate": "day"}])
+def test_a_time_that_says_since_when_something_is_known_stays_as_it_is(policy: Any) -> None:
+    values = changed("data.tables.planes.asof", "bought")
+    values["data"]["private"] = {"bought": policy}
+    error = refusal(values)
+    assert (error.code, error.where) == ("KZ341", "kaizen.yml: data.private.bought")
+    assert "data.tables.planes.asof: no policy" in str(error.limit)
+
+
 def test_outcomes_that_happen_later_need_a_label_delay() -> None:
     values = changed("problem.label_delay", "0s")
     values["data"]["tables"]["outcomes"]["time"] = "landed"
@@ -452,6 +461,85 @@ def test_a_value_in_place_of_a_secrets_name_is_refused_and_not_shown(secrets: An
     error = refusal(changed("place", {**DOCKER, "secrets": secrets}))
     assert (error.code, error.value) == ("KZ304", None)
     assert "S3cret" not in str(error)
+
+
+def test_private_columns_change_no_digest_of_a_spec_that_has_none() -> None:
+    spec = parse_spec(SMALLEST, "")
+    assert (spec.data.private, spec.data.private_key, spec.data.detect, spec.data.public) == ({}, "", "refuse", ())
+    assert not {"private", "private_key", "detect", "public"} & set(codec.encode(spec)["data"])
+    assert parse_spec(changed("data.private", {"note": "drop"}), "").digest != spec.digest
+
+
+PRIVATE = {
+    "tailnum": "hash",
+    "carrier": "hash",
+    "time_hour": {"truncate": "month"},
+    "arr_delay": {"generalise": 5},
+    "note": "drop",
+    "zip": {"truncate": 3},
+    "age": {"generalise": [0, 18, 65]},
+}
+
+
+def test_keys_may_be_hashed_times_truncated_and_labels_generalised() -> None:
+    spec = parse_spec(changed("data", {**SMALLEST["data"], "private": PRIVATE, "private_key": "pii"}), "")
+    assert spec.data.private == PRIVATE
+    assert parse_spec(codec.encode(spec), "") == spec
+
+
+@pytest.mark.parametrize(
+    ("column", "policy", "rests"),
+    [
+        ("time_hour", "drop", "problem.timestamp: truncate to day or month"),
+        ("time_hour", "hash", "problem.timestamp: truncate to day or month"),
+        ("time_hour", {"truncate": "year"}, "problem.timestamp: truncate to day or month"),
+        ("time_hour", {"truncate": 10}, "problem.timestamp: truncate to day or month"),
+        ("arr_delay", "drop", "problem.label: generalise"),
+        ("arr_delay", "hash", "problem.label: generalise"),
+        ("carrier", "drop", "problem.entity: hash keeps rows apart"),
+        ("flight", {"generalise": 100}, "problem.entity: hash keeps rows apart"),
+        ("tailnum", "drop", "data.tables.planes.join: hash keeps rows apart"),
+        ("tailnum", {"truncate": 2}, "data.tables.planes.join: hash keeps rows apart"),
+        ("distance", "drop", "problem.features: any but drop"),
+        ("seats", "drop", "problem.features: any but drop"),
+        ("origin", "drop", "problem.features: any but drop"),
+    ],
+)
+def test_what_the_spec_rests_on_cannot_be_taken_away(column: str, policy: Any, rests: str) -> None:
+    values = changed("data.private", {column: policy})
+    values["problem"]["features"] = ["distance", "planes_seats", "origin"]
+    error = refusal(values)
+    assert (error.code, error.where, error.limit) == ("KZ341", f"kaizen.yml: data.private.{column}", rests)
+
+
+def test_a_target_without_a_rule_is_a_column_that_stays() -> None:
+    values = changed("data.private", {"late": "hash"})
+    del values["problem"]["label"]
+    assert refusal(values).limit == "problem.target: generalise"
+
+
+def test_a_slice_is_a_column_that_stays() -> None:
+    values = changed("data.private", {"origin": "drop"})
+    values["gates"].append({"metric": "roc_auc", "slices": ["origin"], "max_drop": 0.1})
+    assert refusal(values).code == "KZ341"
+
+
+@pytest.mark.parametrize("policy", ["keep", {"truncate": 0}, {"generalise": []}, None, 7, ["hash"]])
+def test_what_is_no_policy_is_refused(policy: Any) -> None:
+    error = refusal(changed("data.private", {"note": policy}))
+    assert (error.code, error.where) == ("KZ340", "kaizen.yml: data.private.note")
+
+
+def test_a_column_is_private_or_public() -> None:
+    error = refusal(changed("data", {**SMALLEST["data"], "private": {"note": "drop"}, "public": ["x", "note"]}))
+    assert (error.code, error.value) == ("KZ342", "note")
+
+
+@pytest.mark.parametrize("name", ["S3cret!", "S3cret-key-0123456789abcdef", ["S3cret"], {"a": "S3cret"}, "s3cret_file"])
+def test_a_key_in_place_of_its_name_is_refused_and_not_shown(name: Any) -> None:
+    error = refusal(changed("data.private_key", name))
+    assert (error.code, error.value) == ("KZ304", None)
+    assert "3cret" not in str(error)
 
 
 @pytest.mark.parametrize("feature", ["late", "arr_delay", "dep_delay"])

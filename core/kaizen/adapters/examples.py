@@ -7,7 +7,7 @@ joined last, as one column, and only where they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from kaizen.adapters import asof
 from kaizen.errors import DataRefused
+from kaizen.privacy import show
 from kaizen.records import Window
 from kaizen.spec import Spec, parse_label
 
@@ -130,19 +131,17 @@ def refuse_outcomes(spec: Spec, names: tuple[str, ...] | list[str], where: str) 
         )
 
 
-def refuse_twice(table: pd.DataFrame, keys: Sequence[str], where: str, *, hidden: Collection[str] = ()) -> None:
-    """Raise ``DataRefused`` (KZ411) if two rows have the same ``keys``: which one to join would be chance.
-
-    The values of ``hidden`` columns are not shown.
-    """
+def refuse_twice(table: pd.DataFrame, keys: Sequence[str], where: str) -> None:
+    """Raise ``DataRefused`` (KZ411) if two rows have the same ``keys``: which one to join would be chance."""
     repeated = table.duplicated(list(keys), keep=False).to_numpy()
     if not repeated.any():
         return
     group = table[repeated].groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
     same = np.flatnonzero(repeated)[group == 0]
     row, more = table.iloc[same[0]], int(group.max())
-    shown = ", ".join(f"{k}={'(private)' if k in hidden else row[k]}" for k in keys)
+    shown = ", ".join(f"{k}={show(row[k])}" for k in keys)
     numbers = ", ".join(str(number + 1) for number in same[:_SHOWN])
+    # Keys that are private have been hashed; what nobody declared may still be an identifier.
     raise DataRefused(
         "KZ411",
         "key appears twice",
@@ -176,7 +175,7 @@ def _look_up(spec: Spec, frame: pd.DataFrame, name: str, table: pd.DataFrame) ->
     """``frame`` with the columns of ``table`` as ``NAME_COLUMN``; rows and their order stay as they are."""
     found, where = spec.data.tables[name], f"table {name}"
     keys = spec.keys_of(name)
-    refuse_twice(table, keys, where, hidden=_private(spec))
+    refuse_twice(table, keys, where)
     renamed = table.rename(columns={c: f"{name}_{c}" for c in table.columns if c not in keys})
     if not found.asof:
         asof.refuse_other_types(frame, table, keys, where)
@@ -189,11 +188,6 @@ def _look_up(spec: Spec, frame: pd.DataFrame, name: str, table: pd.DataFrame) ->
 
 def _microseconds(time: timedelta) -> int:
     return time // timedelta(microseconds=1)
-
-
-def _private(spec: Spec) -> tuple[str, ...]:
-    """Columns whose values no message may show."""
-    return tuple(getattr(spec.data, "private", ()))
 
 
 def label_rows(spec: Spec, rows: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> np.ndarray:
@@ -211,7 +205,7 @@ def label_rows(spec: Spec, rows: pd.DataFrame, tables: Mapping[str, pd.DataFrame
         if name not in tables:
             continue
         outcomes = tables[name].reset_index(drop=True)
-        refuse_twice(outcomes, spec.keys_of(name), f"table {name}", hidden=_private(spec))
+        refuse_twice(outcomes, spec.keys_of(name), f"table {name}")
         positions = _outcomes_of(spec, rows, name, outcomes)
         found = np.append(make_label(spec, outcomes), np.nan)[positions]
         _refuse_contradiction(spec, rows, label, source, found, name)
@@ -244,8 +238,7 @@ def _refuse_contradiction(
     first = int(differs.argmax())
     other = spec.label_tables[source[first]]
     row = rows.iloc[first]
-    hidden = _private(spec)
-    shown = ", ".join(f"{k}={'(private)' if k in hidden else row[k]}" for k in spec.problem.entity)
+    shown = ", ".join(f"{k}={show(row[k])}" for k in spec.problem.entity)
     raise DataRefused(
         "KZ419",
         "sources of labels contradict each other",

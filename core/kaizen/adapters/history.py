@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,10 +17,12 @@ import pyarrow as pa
 
 from kaizen.adapters import landing, tables
 from kaizen.adapters.examples import Examples, assemble_wide, default_features, label_rows
+from kaizen.adapters.masking import Mask
 from kaizen.calendar import bounds
 from kaizen.errors import UsageError
 from kaizen.ingest import WHOLE
 from kaizen.loop import Loop
+from kaizen.privacy import parse_policies
 from kaizen.publish import publish_file
 from kaizen.records import Input, ScoredBatch
 from kaizen.sources import Item, Wanted, find_items
@@ -35,12 +38,14 @@ Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def read_history(spec: Spec, path: Path) -> History:
     """All that the sources hold now, cut into partitions."""
     history: History = {}
+    # What is replayed is landed again; nothing private leaves this function, and this key is forgotten.
+    mask = Mask(parse_policies(spec.data.private), secrets.token_bytes(), spec.clock.timezone)
     for name, table in spec.data.tables.items():
         parts: dict[str, list[pd.DataFrame]] = {}
         for item in find_items(table, path.parent):
             with tempfile.TemporaryDirectory() as scratch:
                 item.identity(Path(scratch))
-                for key, rows in _read(spec, table, item).items():
+                for key, rows in _read(spec, table, item, mask).items():
                     parts.setdefault(key, []).append(rows)
         history[name] = {key: _joined(frames) for key, frames in sorted(parts.items())}
     if len(history[spec.main]) < spec.train.min_partitions + 2:
@@ -55,11 +60,19 @@ def read_history(spec: Spec, path: Path) -> History:
     return history
 
 
-def _read(spec: Spec, table: TableSpec, item: Item) -> dict[str, pd.DataFrame]:
-    wanted = Wanted(item.where, table.columns, types=table.types, format=table.format or "", encoding=table.encoding)
+def _read(spec: Spec, table: TableSpec, item: Item, mask: Mask) -> dict[str, pd.DataFrame]:
+    wanted = Wanted(
+        item.where,
+        table.columns,
+        types=table.types,
+        private=spec.data.private,
+        format=table.format or "",
+        encoding=table.encoding,
+    )
     timestamp, first, batches = table.own_time or spec.problem.timestamp, 1, []
     for batch in item.batches(wanted):
-        batches.append(landing.with_time(batch, timestamp, wanted, first) if table.timed else batch)
+        timed = landing.with_time(batch, timestamp, wanted, first) if table.timed else batch
+        batches.append(mask.apply(timed, item.where))
         first += batch.num_rows
     cut = (
         landing.by_time(timestamp, table.partition or "", spec.clock.timezone) if table.timed else landing.whole(WHOLE)

@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from kaizen.adapters.readers import choose
+from kaizen.adapters.readers import choose, damaged
 from kaizen.adapters.schemas import column_types
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused
+from kaizen.privacy import show
 from kaizen.sources import Wanted, fold
 
 BUDGET = 32 << 20
@@ -100,7 +101,9 @@ def by_column(column: str, where: str) -> Cut:
         for key in keys:
             other = names.setdefault(fold(key), key)
             if other != key:
-                raise _bad_key(column, f"{other!r} and {key!r}", "values that differ in more than case", where)
+                raise _bad_key(
+                    column, f"{show(other)!r} and {show(key)!r}", "values that differ in more than case", where
+                )
         if len(names) > _MAX_KEYS:
             raise _bad_key(column, f"more than {_MAX_KEYS} values", f"at most {_MAX_KEYS} partitions", where)
         for code, rows in _grouped(batch, coded.indices.to_numpy()):
@@ -158,7 +161,7 @@ def with_time(batch: pa.RecordBatch, timestamp: str, wanted: Wanted, first_row: 
             "KZ405",
             "not a time",
             where=f"{wanted.where}: column {timestamp}, row {first_row + row}",
-            value=str(column[row].as_py())[:40] if wanted.may_show(timestamp) else "not shown",
+            value=show(column[row].as_py(), timestamp, wanted.private),
             limit=f"ISO 8601 from the year {_OLDEST_YEAR} on, in every row",
             action="correct the row at the source",
         )
@@ -301,10 +304,11 @@ def write_draft(partition: str, path: Path, batches: Callable[[], Iterator[pa.Re
 
 @dataclass
 class Original:
-    """A delivered Parquet file that needs no change: it is copied, not written anew."""
+    """A delivered Parquet file that needs no change: it is copied, and read once to the end, not written anew."""
 
     path: Path
     partition: str
+    wanted: Wanted
     folder: Path
     rows: int
     columns: list[str]
@@ -320,8 +324,14 @@ class Original:
             )
         path = self.folder / "original"
         size, digests = file_digests(self.path, "sha256", "md5", copy=path)
-        with pq.ParquetFile(path) as file:
-            schema, facts = file.schema_arrow, file.metadata
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                schema, facts = file.schema_arrow, file.metadata
+                # A whole footer says nothing of the pages before it.
+                for _ in file.iter_batches(_BLOCK_ROWS):
+                    pass
+        except (pa.ArrowException, OSError):
+            raise damaged(self.wanted, f"{size} bytes, with unreadable pages", "a whole Parquet file") from None
         empty = tuple(name for at, name in enumerate(schema.names) if _all_null(facts, at, len(schema.names)))
         types = column_types(schema)
         return Draft(partition, path, facts.num_rows, size, digests["sha256"], digests["md5"], types, empty)
@@ -338,7 +348,7 @@ def as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Origin
     same = all(wanted.types.get(field.name, str(field.type)) == str(field.type) for field in schema)
     if not same or choose(list(schema.names), wanted) != schema.names:
         return None
-    return Original(path, partition, folder, rows, list(schema.names))
+    return Original(path, partition, wanted, folder, rows, list(schema.names))
 
 
 def _all_null(facts: pq.FileMetaData, at: int, columns: int) -> bool:

@@ -104,8 +104,10 @@ def _reading(engine: sa.Engine, where: str) -> Iterator[sa.Connection]:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
     except sa.exc.DBAPIError as error:
-        # The first line only: the rest is the statement and its parameters.
-        raise out_of_reach(where, f"{type(error.orig).__name__}: {error.orig}".splitlines()[0][:200]) from None
+        # The first line only: the rest is the statement and its parameters. What is wrong with a value quotes it.
+        told = f"{type(error.orig).__name__}: {error.orig}".splitlines()[0][:200]
+        quotes = isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
+        raise out_of_reach(where, type(error.orig).__name__ if quotes else told) from None
 
 
 def _engine(table: TableSpec, base: Path) -> tuple[sa.Engine, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from kaizen.adapters.schemas import TYPES, conform, first_offender, widen
 from kaizen.codec import nearest
 from kaizen.errors import DataRefused
+from kaizen.privacy import parser_message
 from kaizen.sources import Wanted, format_of, unpacked_name
 
 BATCH = 8 << 20
@@ -33,6 +35,7 @@ _BLOCK = 4 << 20
 _MAX_COLUMNS = 10_000
 _MISSING = ["", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>"]
 _UNPACKING = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+_BAD_ROW = re.compile(r"(Row #(?P<row>\d+): )?Expected (?P<expected>\d+) columns, got (?P<found>\d+)")
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -69,9 +72,9 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
             groups = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
             rows = max(1, min(1 << 16, BATCH * facts.num_rows // max(1, sum(groups))))
             yield from _conformed(file.iter_batches(rows, columns=names, use_threads=False), names, wanted)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError):
         size = path.stat().st_size
-        raise damaged(wanted, f"{size} bytes, no readable footer or pages", "a whole Parquet file") from error
+        raise damaged(wanted, f"{size} bytes, no readable footer or pages", "a whole Parquet file") from None
 
 
 def _read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
@@ -86,14 +89,17 @@ def _read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
                 reader = pyarrow.ipc.open_stream(file)
                 batches = iter(reader)
             yield from _conformed(batches, choose(reader.schema.names, wanted), wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(wanted, f"{path.stat().st_size} bytes, not readable to the end", "a whole Arrow file") from error
+    except (pa.ArrowException, OSError):
+        raise damaged(wanted, f"{path.stat().st_size} bytes, not readable to the end", "a whole Arrow file") from None
 
 
 def _conformed(batches: Iterator[pa.RecordBatch], names: list[str], wanted: Wanted) -> Iterator[pa.RecordBatch]:
     first = 1
     for batch in batches:
-        chosen = conform(batch.select(names), wanted, first)
+        found = batch.select(names)
+        # Offsets that lead nowhere and text that is none would be found by whoever reads the rows.
+        found.validate(full=True)
+        chosen = conform(found, wanted, first)
         first += batch.num_rows
         # A stranger's batches may be as large as their file.
         step = max(1, batch.num_rows * BATCH // max(1, batch.nbytes))
@@ -140,26 +146,20 @@ def _csv_names(path: Path, wanted: Wanted) -> list[str]:
         lines = head.decode(wanted.encoding, "replace").splitlines()
         header = lines[0].encode() if lines else b""
         names = pcsv.read_csv(io.BytesIO(header + b"\n"), pcsv.ReadOptions(block_size=_BLOCK)).schema.names
-    except pa.ArrowException as error:
-        raise damaged(wanted, "no header", "column names in the first line") from error
+    except pa.ArrowException:
+        raise damaged(wanted, "no header", "column names in the first line") from None
     if len(names) > _MAX_COLUMNS:
         raise damaged(wanted, f"{len(names)} columns", f"at most {_MAX_COLUMNS} columns")
     return list(names)
 
 
 def _csv_batches(path: Path, wanted: Wanted, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    bad: list[Any] = []
-
-    def note(row: Any) -> str:
-        bad.append(row)
-        return "error"
-
     with _unpacked(path, wanted) as stream:
         try:
             reader = pcsv.open_csv(
                 stream,
                 pcsv.ReadOptions(use_threads=False, block_size=_BLOCK, encoding=wanted.encoding),
-                pcsv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+                pcsv.ParseOptions(newlines_in_values=True),
                 pcsv.ConvertOptions(
                     column_types=dict(types),
                     include_columns=list(types),
@@ -169,22 +169,24 @@ def _csv_batches(path: Path, wanted: Wanted, types: Mapping[str, pa.DataType]) -
             )
             yield from reader
         except UnicodeDecodeError as error:
-            raise damaged(wanted, f"not {wanted.encoding}: {error.reason}", _encoding_limit(wanted)) from error
+            raise damaged(wanted, f"not {wanted.encoding}: {error.reason}", _encoding_limit(wanted)) from None
         except (pa.ArrowException, *_UNPACKING) as error:
-            raise _bad_csv(path, wanted, error, bad) from error
+            # Not from the error: a traceback would show the row that it quotes.
+            raise _bad_csv(path, wanted, error) from None
 
 
-def _bad_csv(path: Path, wanted: Wanted, error: BaseException, bad: list[Any]) -> DataRefused:
+def _bad_csv(path: Path, wanted: Wanted, error: BaseException) -> DataRefused:
     """Why a CSV file cannot be read: never with the row, which may hold what is private."""
     if isinstance(error, DataRefused):
         return error
-    if bad:
-        found = f"a row of {bad[0].actual_columns} columns" + (f", row {bad[0].number}" if bad[0].number else "")
-        return damaged(wanted, found, f"{bad[0].expected_columns} columns in each row")
+    if row := _BAD_ROW.search(str(error)):
+        # The parser counts the header.
+        found = f"a row of {row['found']} columns" + (f", row {int(row['row']) - 1}" if row["row"] else "")
+        return damaged(wanted, found, f"{row['expected']} columns in each row")
     if "UTF8" in str(error) or "UTF-8" in str(error):
         return damaged(wanted, f"not UTF-8 at byte {_bad_byte(path, wanted)}", _encoding_limit(wanted))
     if isinstance(error, pa.ArrowException):
-        return damaged(wanted, str(error).splitlines()[0].split(":")[0][:80], "a whole CSV file")
+        return damaged(wanted, parser_message(error), "a whole CSV file")
     return damaged(wanted, _told(error), "a whole CSV file")
 
 
@@ -228,17 +230,21 @@ def _json_tables(path: Path, wanted: Wanted, schema: pa.Schema | None) -> Iterat
     """Blocks of lines as tables; fields beyond ``schema`` are left out."""
     beyond = "ignore" if schema else "infer"
     options = pjson.ParseOptions(explicit_schema=schema, unexpected_field_behavior=beyond)
-    first = 1
+    first, at = 1, 0
     with _unpacked(path, wanted) as stream:
         for block in _line_blocks(stream, wanted):
             try:
+                # The parser does not look.
+                block.decode()
                 table = pjson.read_json(
                     pa.BufferReader(block), pjson.ReadOptions(use_threads=False, block_size=len(block) + 1), options
                 )
+            except UnicodeDecodeError as error:
+                raise damaged(wanted, f"not UTF-8 at byte {at + error.start}", "UTF-8 text") from None
             except pa.ArrowException as error:
-                found = f"{str(error).splitlines()[0][:80]}, of the block from row {first} on"
-                raise damaged(wanted, found, "one JSON object per line, each field of one type") from error
-            first += table.num_rows
+                found = f"{parser_message(error)}, of the block from row {first} on"
+                raise damaged(wanted, found, "one JSON object per line, each field of one type") from None
+            first, at = first + table.num_rows, at + len(block)
             yield table
 
 

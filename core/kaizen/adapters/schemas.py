@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizen.errors import DataRefused
+from kaizen.privacy import show
 from kaizen.sources import Wanted
 
 _KNOWN = (
@@ -121,12 +122,13 @@ def first_offender(column: pa.Array, expected: pa.DataType, name: str, first_row
         else:
             high = middle
     at = min(low, len(column) - 1)
-    shown = f"{column[at].as_py()!r}"[:60] if wanted.may_show(name) else f"a {column.type}, not shown"
+    value = column[at].as_py()
+    shown = show(value, name, wanted.private)
     return DataRefused(
         "KZ460",
         "column has values of another type than before",
         where=f"{wanted.where}: column {name}, row {first_row + at}",
-        value=shown,
+        value=repr(shown) if isinstance(value, str) else shown,
         limit=f"{expected}, as in the versions that were taken, or as types of the table says",
         action="correct the rows at the source; if the new type is meant, name it under types of the table",
     )

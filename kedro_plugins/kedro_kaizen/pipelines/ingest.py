@@ -6,12 +6,14 @@ from kedro.pipeline import Pipeline, node
 
 from kaizen.ingest import ingest
 from kaizen.records import DataVersion
+from kaizen.turn import preflight
 from kedro_kaizen.project import ProjectLoop
 
 
 def run(loop: ProjectLoop) -> list[DataVersion]:
     """Land every new file; what was added."""
     with loop.open() as opened:
+        preflight(opened)
         return ingest(opened)
 
 

@@ -16,6 +16,7 @@ from airflow.sdk.log import mask_secret
 from kaizen.containers import Call
 from kaizen.errors import UsageError
 from kaizen.loop import open_loop, roots
+from kaizen.secrets import VARIABLE
 from kaizen.snapshot import read_snapshot
 from kaizen.spec import EnvironmentSpec, load_spec
 from kaizen.stages import Order, StageResult, run_stage, run_stage_elsewhere
@@ -32,7 +33,7 @@ class KaizenHook(BaseHook):
 
     Extra fields ``ledger`` (URL without a password), ``tracking`` (URI) and ``home`` (folder) outrank the variables of
     the worker and the spec; the connection's password is the ledger's. Without a connection ``kaizen_default`` those
-    decide alone. The extra field ``secrets`` has values for ``place.secrets``, by name.
+    decide alone. The extra field ``secrets`` has values for ``place.secrets`` and ``data.private_key``, by name.
     """
 
     conn_name_attr = "kaizen_conn_id"
@@ -64,7 +65,7 @@ class KaizenHook(BaseHook):
         return f"sqlite:///{folder / 'ledger.db'}"
 
     def get_secrets(self) -> dict[str, str]:
-        """Values for ``place.secrets`` that the connection has; masked in every log from here on.
+        """Values of the spec's secrets that the connection has; masked in every log from here on.
 
         Raises ``UsageError`` KZ244 if they are no mapping of texts.
         """
@@ -118,12 +119,17 @@ class KaizenHook(BaseHook):
         path, environment = spec_path(spec), self.get_conn()
         place = read_snapshot(path, env).place
         _refuse_local_ledger(path, env, environment)
-        if call and place["mode"] == "docker":
-            call = replace(call, secrets=self.get_secrets())
+        # Only ingest masks: no other stage needs the key.
+        key = load_spec(path, env).data.private_key if stage == "ingest" else ""
+        secrets = self.get_secrets() if key or place["mode"] == "docker" else {}
+        if call:
+            call = replace(call, secrets=secrets)
         if place["mode"] != "python":
             with open_loop(path, env=env, environment=environment, actor=actor, call=call) as loop:
                 return run_stage(loop, stage, order)
         variables = {**_handed_on(), **_as_variables(environment), "KAIZEN_ACTOR": actor}
+        if key in secrets:
+            variables[f"{VARIABLE}{key.upper()}"] = secrets[key]
         with tempfile.TemporaryDirectory(prefix="kaizen-stage-") as folder:
             return run_stage_elsewhere(place["interpreter"], path, env, stage, order, Path(folder), variables)
 

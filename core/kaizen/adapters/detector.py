@@ -1,0 +1,111 @@
+"""The detector: which columns of a stream of Arrow batches look private.
+
+It looks at a few rows of each batch and keeps at most ``SAMPLE`` different values of a column in memory, chosen by
+their checksum: the same rows give the same sample, however long the stream is.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections.abc import Collection, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kaizen.identifiers import read
+from kaizen.privacy import Suspicion, judge
+
+SAMPLE = 1_000
+"""Different values that are kept of a column."""
+ROWS = 256
+"""Rows of a batch that are looked at, evenly spaced."""
+CHARACTERS = 500
+"""Of a text that are looked at."""
+
+
+class Detector:
+    """``look`` at batches, and ask for ``suspicions`` whenever they are wanted.
+
+    Args:
+        known: columns that are not looked at, because they are declared private or public.
+    """
+
+    def __init__(self, known: Collection[str] = ()) -> None:
+        self._known = frozenset(known)
+        self._samples: dict[str, _Sample] = {}
+
+    def look(self, batch: pa.RecordBatch) -> None:
+        """Take the values of some rows into the sample."""
+        step = max(1, -(-len(batch) // ROWS))
+        some = batch.take(pa.array(range(0, len(batch), step), pa.int64())) if step > 1 else batch
+        for name, values in zip(some.schema.names, some.columns, strict=True):
+            if name not in self._known:
+                for leaves in _leaves(values):
+                    sample = self._samples.setdefault(name, _Sample())
+                    for text in _texts(leaves):
+                        sample.add(text)
+
+    def suspicions(self) -> list[Suspicion]:
+        """What the values so far tell, by column; the sure ones first."""
+        found = [s for name, sample in self._samples.items() for s in judge(name, sample.readings)]
+        return sorted(found, key=lambda suspicion: not suspicion.sure)
+
+
+class _Sample:
+    """The ``SAMPLE`` different values with the smallest checksums, and what was read in them."""
+
+    def __init__(self) -> None:
+        self.readings: dict[str, dict[str, str]] = {}
+        self._largest: list[tuple[int, str]] = []
+
+    def add(self, text: str) -> None:
+        if text in self.readings:
+            return
+        entry = (-zlib.crc32(text.encode()), text)
+        if len(self._largest) < SAMPLE:
+            heapq.heappush(self._largest, entry)
+        elif entry > self._largest[0]:
+            del self.readings[heapq.heapreplace(self._largest, entry)[1]]
+        else:
+            return
+        self.readings[text] = read(text)
+
+
+def _leaves(values: pa.Array) -> Iterator[pa.Array]:
+    """The plain values inside lists and mappings; what is private in one is private in its column."""
+    kind = values.type
+    if pa.types.is_struct(kind):
+        for inner in values.flatten():
+            yield from _leaves(inner)
+    elif pa.types.is_map(kind):
+        yield from _leaves(values.keys)
+        yield from _leaves(values.items)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _leaves(values.flatten())
+    else:
+        yield values
+
+
+def _texts(values: pa.Array) -> Iterator[str]:
+    """Texts and whole numbers as they would be written; others are no identifiers."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        values, kind = values.dictionary_decode(), kind.value_type
+    if pa.types.is_floating(kind):
+        # Whole numbers with a gap are floats in many files; a column with a fraction is none of them.
+        whole = pc.fill_null(pc.equal(pc.floor(values), values), True)
+        if not pc.all(whole).as_py():
+            return
+        values = pc.if_else(pc.less(pc.abs(values), 2**53), values, None).cast(pa.int64())
+    elif not (
+        pa.types.is_integer(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    ):
+        return
+    for value in values.to_pylist()[: ROWS * 4]:
+        text = str(value)[:CHARACTERS].strip()
+        if value is not None and text:
+            yield text
