@@ -404,6 +404,7 @@ def test_a_partition_that_was_refused_may_come_again_corrected_and_then_no_more(
 ACCEPTED = {
     "B03": ("columns in another order", "taken by name: tests/integration/test_ingest.py"),
     "B11": ("whole numbers with missing values", "stay whole numbers: tests/contract/test_sources.py"),
+    "B12": ("infinite numbers, in features or labels", "rows quarantined, counted: tests/integration/test_clean.py"),
     "B15": ("the same partition with the same content", "no work: test_bad_input.py"),
     "B20": ("a file that somebody is writing", "not taken, and said: test_bad_input.py"),
 }
