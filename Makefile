@@ -83,8 +83,8 @@ $(TORCH): constraints/torch.txt $(READY)
 bench: setup $(TORCH) ## run every benchmark, ours and the peers' side by side
 	set -e; for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each; done
 
-faults: setup ## every fault of containers, with small numbers, and a table of what was seen: build/faults.json
-	$(BIN)/python -m pytest tests/docker -m 'fault and not soak' --faults build/faults.json
+faults: setup ## every fault of containers and data, with small numbers, and a table of what was seen: build/faults.json
+	$(BIN)/python -m pytest tests/docker tests/faults -m 'fault and not soak' --faults build/faults.json
 
 soak: setup $(OLDEST)/.ready $(TORCH) ## long campaigns with more seeds, then the tests on the oldest supported versions
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m '' --hypothesis-profile soak --faults build/soak.json

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ WHOLE = "all"
 """The partition of a table that is not cut."""
 _TOGETHER = (64, 256 << 20)
 """Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
+_MANY_ROWS = 2_000_000
+"""So many rows are worth a word on the way."""
 _PATIENCE = 20
 """How often a delivery is taken up again because somebody else changed its partition meanwhile."""
 
@@ -151,6 +154,8 @@ class _Taking:
     lock: int
     identities: dict[tuple[str, str], str] = field(default_factory=dict)
     """Of items whose bytes this call has hashed."""
+    read: Counter[str] = field(default_factory=Counter)
+    """Deliveries of each table that this call has read."""
 
     # What there is to take.
 
@@ -312,7 +317,8 @@ class _Taking:
         from kaizen.adapters.landing import Cutter, as_it_is, with_time
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        door = Door(spec, self._mask, item.where, self.tell, digest=digest)
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest, number=self.read[name])
+        self.read[name] += 1
         wanted = Wanted(
             item.where,
             table.columns,
@@ -336,6 +342,8 @@ class _Taking:
                 self._check_columns(name, item.where, door.names(batch.schema.names), known)
             timed = with_time(batch, spec.time_of(name), wanted, first) if table.timed else batch
             cutter.add(door.take(timed))
+            if first // _MANY_ROWS < (first + batch.num_rows) // _MANY_ROWS:
+                self.tell(f"{item.where}: {first + batch.num_rows - 1:,} rows read")
             first += batch.num_rows
         door.close()
         return cutter, door

@@ -138,30 +138,34 @@ _CONSISTENT = 0.95
 """Share of the values of a form that must hold: among numbers of another kind some do by chance, never so many."""
 
 
-def judge(column: str, readings: Mapping[str, Mapping[str, str]]) -> list[Suspicion]:
-    """What a sample of a column's different values tells, each with what ``identifiers.read`` said of it.
+def judge(column: str, sampled: int, readings: Mapping[str, Mapping[str, str]]) -> list[Suspicion]:
+    """What so many different values of a column tell; ``readings`` has what ``identifiers.read`` said of some.
 
     A kind is sure if nearly all values that have its form also hold by its rules, chance is ruled out, and enough of
     the column has that form. The name alone is never evidence; together with values it is.
     """
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column).lower()
-    found = [_judge_kind(kind, column, bool(kind.named.search(name)), readings) for kind in KINDS]
+    seen = {kind for found in readings.values() for kind in found}
+    kinds = [kind for kind in KINDS if kind.name in seen]
+    found = [_judge_kind(kind, column, bool(kind.named.search(name)), sampled, readings) for kind in kinds]
     return [suspicion for suspicion in found if suspicion]
 
 
-def _judge_kind(kind: Kind, column: str, named: bool, readings: Mapping[str, Mapping[str, str]]) -> Suspicion | None:
+def _judge_kind(
+    kind: Kind, column: str, named: bool, sampled: int, readings: Mapping[str, Mapping[str, str]]
+) -> Suspicion | None:
     said = [found[kind.name] for found in readings.values() if kind.name in found]
     held, inside = said.count("holds") + (said.count("bare") if named else 0), said.count("inside")
     formed = held + said.count("fails")
     evidence = held * -math.log10(kind.chance)
     consistent = held >= _CONSISTENT * formed
-    common = formed >= kind.least * len(readings)
+    common = formed >= kind.least * sampled
     ruled_out = evidence >= (_WITH_NAME if named else _EVIDENCE) and held >= _FEWEST
     sure = consistent and common and ruled_out and (named or _spread(kind, readings))
     half = 0 < formed / 2 <= held
-    likely = half and (named or (held >= 3 and evidence >= 2 and formed >= len(readings) / 10))
+    likely = half and (named or (held >= 3 and evidence >= 2 and formed >= sampled / 10))
     if sure or likely or inside >= 3:
-        return Suspicion(column, kind.name, sure, (held + inside) / len(readings), len(readings))
+        return Suspicion(column, kind.name, sure, (held + inside) / sampled, sampled)
     return None
 
 

@@ -134,11 +134,17 @@ class FileItem:
         return str(self.path)
 
     def stamp(self) -> str:
-        found = self.path.stat()
+        found = self._stat()
         return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}-{found.st_ino}"
 
     def settled(self) -> bool:
-        return time.time() - self.path.stat().st_ctime > _SETTLED
+        return time.time() - self._stat().st_ctime > _SETTLED
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return self.path.stat()
+        except OSError as error:
+            raise unreadable(self.where, error.strerror or str(error)) from error
 
     def identity(self, scratch: Path) -> str:
         return stable_digest(self.path)

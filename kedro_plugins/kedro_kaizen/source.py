@@ -72,7 +72,8 @@ class DatasetItem:
                         value=str(error).splitlines()[0][:200],
                         limit="a dataset of the project's catalog that loads a table",
                         action="correct the name, or see that `kedro catalog` has it",
-                    ) from error
+                        # Not from the error: what it was made from may quote a row.
+                    ) from None
 
 
 def find_datasets(table: TableSpec, base: Path, env: str, since: str) -> list[Item]:

@@ -18,8 +18,8 @@ from kaizen.privacy import Suspicion, judge
 
 SAMPLE = 1_000
 """Different values that are kept of a column."""
-ROWS = 256
-"""Rows of a batch that are looked at, evenly spaced."""
+ROWS, LATER_ROWS, FIRST = 256, 32, 4
+"""Rows of a batch that are looked at, evenly spaced: more of the first few batches."""
 CHARACTERS = 500
 """Of a text that are looked at."""
 
@@ -29,15 +29,18 @@ class Detector:
 
     Args:
         known: columns that are not looked at, because they are declared private or public.
+        rows: of each of the first few batches.
     """
 
-    def __init__(self, known: Collection[str] = ()) -> None:
-        self._known = frozenset(known)
+    def __init__(self, known: Collection[str] = (), *, rows: int = ROWS) -> None:
+        self._known, self._rows, self._batches = frozenset(known), rows, 0
         self._samples: dict[str, _Sample] = {}
 
     def look(self, batch: pa.RecordBatch) -> None:
         """Take the values of some rows into the sample."""
-        step = max(1, -(-len(batch) // ROWS))
+        rows = self._rows if self._batches < FIRST else LATER_ROWS
+        self._batches += 1
+        step = max(1, -(-len(batch) // rows))
         some = batch.take(pa.array(range(0, len(batch), step), pa.int64())) if step > 1 else batch
         for name, values in zip(some.schema.names, some.columns, strict=True):
             if name not in self._known:
@@ -48,28 +51,36 @@ class Detector:
 
     def suspicions(self) -> list[Suspicion]:
         """What the values so far tell, by column; the sure ones first."""
-        found = [s for name, sample in self._samples.items() for s in judge(name, sample.readings)]
+        found = [s for name, sample in self._samples.items() for s in judge(name, len(sample), sample.readings)]
         return sorted(found, key=lambda suspicion: not suspicion.sure)
 
 
 class _Sample:
-    """The ``SAMPLE`` different values with the smallest checksums, and what was read in them."""
+    """The ``SAMPLE`` different values with the smallest checksums, and what was read in those that say something."""
 
     def __init__(self) -> None:
         self.readings: dict[str, dict[str, str]] = {}
+        self._values: set[str] = set()
         self._largest: list[tuple[int, str]] = []
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def add(self, text: str) -> None:
-        if text in self.readings:
+        if text in self._values:
             return
-        entry = (-zlib.crc32(text.encode()), text)
+        entry = (-zlib.crc32(text.encode(errors="replace")), text)
         if len(self._largest) < SAMPLE:
             heapq.heappush(self._largest, entry)
         elif entry > self._largest[0]:
-            del self.readings[heapq.heapreplace(self._largest, entry)[1]]
+            _, out = heapq.heapreplace(self._largest, entry)
+            self._values.remove(out)
+            self.readings.pop(out, None)
         else:
             return
-        self.readings[text] = read(text)
+        self._values.add(text)
+        if found := read(text):
+            self.readings[text] = found
 
 
 def _leaves(values: pa.Array) -> Iterator[pa.Array]:

@@ -22,6 +22,8 @@ from kaizen.spec import Spec
 
 _GROUPS = 32
 """Row groups of a file that is copied as it is, of which some rows are looked at."""
+_THOROUGH, BRIEF = 16, 64
+"""So many deliveries of a table are looked at thoroughly; of the batches of others, fewer rows."""
 
 
 def mask_of(loop: Loop) -> Mask:
@@ -44,18 +46,27 @@ class Door:
     Args:
         where: the delivery, for people. tell: told what only may be private.
         digest: take one of the rows as they come, for a source whose bytes have none.
+        number: how many deliveries of the table came before in this call: later ones are looked at more briefly.
 
     Attributes:
         said: what becomes of private columns, for the record.
     """
 
     def __init__(
-        self, spec: Spec, mask: Mask, where: str, tell: Callable[[str], object], *, digest: bool = False
+        self,
+        spec: Spec,
+        mask: Mask,
+        where: str,
+        tell: Callable[[str], object],
+        *,
+        digest: bool = False,
+        number: int = 0,
     ) -> None:
         self.said: dict[str, str] = {}
         self._digest = RowsDigest() if digest and mask.hashes else None
         self._mask, self._detect, self._where, self._tell = mask, spec.data.detect, where, tell
-        self._detector = Detector({*mask.policies, *spec.data.public})
+        rows = ROWS if number < _THOROUGH else BRIEF
+        self._detector = Detector({*mask.policies, *spec.data.public}, rows=rows)
         self._looked = 0
 
     def names(self, names: Sequence[str]) -> list[str]:

@@ -324,17 +324,21 @@ class Original:
             )
         path = self.folder / "original"
         size, digests = file_digests(self.path, "sha256", "md5", copy=path)
+        rows = 0
         try:
             with pq.ParquetFile(path, pre_buffer=False) as file:
-                schema, facts = file.schema_arrow, file.metadata
-                # A whole footer says nothing of the pages before it.
-                for _ in file.iter_batches(_BLOCK_ROWS):
-                    pass
+                schema = file.schema_arrow
+                valued = dict.fromkeys(schema.names, False)
+                # A whole footer says nothing of the pages before it, and its statistics are not to be relied on.
+                for batch in file.iter_batches(_BLOCK_ROWS):
+                    rows += batch.num_rows
+                    for name, column in zip(schema.names, batch.columns, strict=True):
+                        valued[name] = valued[name] or _has_value(column)
         except (pa.ArrowException, OSError):
             raise damaged(self.wanted, f"{size} bytes, with unreadable pages", "a whole Parquet file") from None
-        empty = tuple(name for at, name in enumerate(schema.names) if _all_null(facts, at, len(schema.names)))
+        empty = tuple(name for name, found in valued.items() if not found)
         types = column_types(schema)
-        return Draft(partition, path, facts.num_rows, size, digests["sha256"], digests["md5"], types, empty)
+        return Draft(partition, path, rows, size, digests["sha256"], digests["md5"], types, empty)
 
 
 def as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Original | None:
@@ -349,15 +353,6 @@ def as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Origin
     if not same or choose(list(schema.names), wanted) != schema.names:
         return None
     return Original(path, partition, wanted, folder, rows, list(schema.names))
-
-
-def _all_null(facts: pq.FileMetaData, at: int, columns: int) -> bool:
-    """Whether a flat column has no value, by the file's own statistics; what they do not tell is taken as valued."""
-    if facts.num_columns != columns:
-        return False
-    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
-    found = [(g.column(at).statistics, g.num_rows) for g in groups]
-    return bool(found) and all(s is not None and s.null_count == rows for s, rows in found)
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -457,7 +452,7 @@ def _plain_size(block: pa.Table) -> int:
     return size
 
 
-def _has_value(column: pa.ChunkedArray) -> bool:
+def _has_value(column: pa.Array | pa.ChunkedArray) -> bool:
     if column.null_count == len(column):
         return False
     if pa.types.is_floating(column.type):
