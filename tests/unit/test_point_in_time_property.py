@@ -212,6 +212,14 @@ def test_a_look_up_without_a_time_is_refused_with_its_row():
     assert caught.value.where == "table spending: column since, row 2"
 
 
+def test_times_may_be_text_that_lies_in_several_pieces():
+    parts = [frame(customer=["ada"], since=["2024-03-01T01:00:00Z"], seen=[float(i)]) for i in (1, 2)]
+    parts[1]["since"] = "2024-03-01T03:00:00+01:00"
+    spending = pd.concat(parts, ignore_index=True).astype({"since": "str"})
+    features = assemble(spec(), {"asks": ASKS, "spending": spending}, labels=False).features
+    assert features["spending_seen"][0] == 2.0
+
+
 def test_yes_and_no_stay_numbers_when_some_are_not_known():
     spending = frame(customer=["ada"], since=times([1]), vip=[True])
     features = assemble(spec(), {"asks": ASKS, "spending": spending}, labels=False).features

@@ -18,8 +18,9 @@ from kaizen.sources import Wanted
 
 def moments(frame: pd.DataFrame, column: str, where: str) -> np.ndarray:
     """A time column as n whole numbers. Raises ``DataRefused`` KZ405 for the first row without a time."""
-    batch = pa.RecordBatch.from_pandas(frame[[column]], preserve_index=False)
-    times = with_time(batch, column, Wanted(where), 1).column(0)
+    values = pa.Table.from_pandas(frame[[column]], preserve_index=False).combine_chunks().column(0)
+    whole = values.chunk(0) if values.num_chunks else pa.array([], values.type)
+    times = with_time(pa.RecordBatch.from_arrays([whole], [column]), column, Wanted(where), 1).column(0)
     return np.asarray(times.cast(pa.int64()).to_numpy())
 
 

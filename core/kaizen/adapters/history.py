@@ -84,8 +84,8 @@ def _cut(spec: Spec, table: TableSpec, frame: pd.DataFrame) -> dict[str, pd.Data
     """The rows of a timed table by partition."""
     time = table.own_time or spec.problem.timestamp
     keys = landing.by_time(time, table.partition or "", spec.clock.timezone)
-    rows = pa.RecordBatch.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    return tables.cut_frames(iter([rows]), keys)
+    rows = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None).combine_chunks()
+    return tables.cut_frames(iter(rows.to_batches()), keys)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
