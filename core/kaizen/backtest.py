@@ -98,13 +98,14 @@ def replay(
     spec: Spec, path: Path, history: History, folder: Path, progress: Progress, *, env: str | None = None
 ) -> Replay:
     """Land ``history`` partition by partition below ``folder`` and let the loop do what is due each time."""
-    from kaizen.adapters.history import land
+    from kaizen.adapters.history import land, land_until
 
     started = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     landing = folder / "landing"
     tables = {n: replace(t, uri=str(landing / n / "*.parquet"), columns=()) for n, t in spec.data.tables.items()}
     whole, rows, outcomes = _by_role(spec)
+    dated, happened = ([n for n, t in tables.items() if t.timed and getattr(t, kind)] for kind in ("asof", "time"))
     clock = VirtualClock(bounds(next(iter(history[spec.main])), spec.timezone)[0])
     landed = replace(spec, data=replace(spec.data, tables=tables))
     with open_loop(path, env=env, spec=landed, home=folder / "home", clock=clock) as loop:
@@ -113,11 +114,14 @@ def replay(
             begin, end = bounds(partition, spec.timezone)
             clock.move_to(max(begin, clock.now()))
             land(landing, rows, history, partition)
+            # What is looked up as of a row's time was there before the row.
+            land_until(landing, dated, history, end, spec.timezone)
             progress(f"{partition}  rows landed")
             advance(loop)
             scored = loop.head(ScoredBatch, f"score/{partition}")
             clock.move_to(end + spec.problem.label_delay)
             land(landing, outcomes, history, partition)
+            land_until(landing, happened, history, clock.now(), spec.timezone)
             done = advance(loop)
             progress(f"{partition}  {_one_line(scored, done)}")
         found = review(loop)
@@ -125,8 +129,11 @@ def replay(
 
 
 def _by_role(spec: Spec) -> tuple[list[str], list[str], list[str]]:
-    """Tables that are there from the beginning; those that bring rows to predict; those that bring outcomes."""
-    tables = spec.data.tables.items()
+    """Tables that are there from the beginning; those that bring rows to predict; those that bring outcomes.
+
+    Without those that are cut by a time of their own.
+    """
+    tables = [(n, t) for n, t in spec.data.tables.items() if not (t.timed and t.own_time)]
     whole = [n for n, t in tables if not t.timed]
     outcomes = [n for n, t in tables if t.timed and t.role == "labels"]
     return whole, [n for n, t in tables if t.timed and t.role == "features"], outcomes

@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     command("compile", _compile, "write the snapshot of a spec that DAG files are parsed from")
     command("doctor", _doctor, "what is installed, reachable and missing, and the fix for each")
     _add_image(commands)
+    _add_label(commands)
     _add_ledger(commands)
     add_data(commands, _open)
     return parser
@@ -137,6 +138,28 @@ def _add_image(commands: Any) -> None:
             made.add_argument("--network", default="", metavar="NETWORK", help="of the build's steps")
             made.add_argument("--no-cache", action="store_true", help="build it in any case, every layer")
         made.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_label(commands: Any) -> None:
+    label = commands.add_parser("label", help="labels by people", description="Labels by people.")
+    actions = label.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("spec", nargs="?", type=Path, help="kaizen.yml")
+        made.add_argument("--env", help="overlay of this environment (default: KAIZEN_ENV or local)")
+        made.add_argument("--json", action="store_true", help="print JSON")
+        return made
+
+    made = action("queue", _label_queue, "write the scored rows that are most worth a label to a CSV file")
+    made.add_argument("--rows", type=int, default=100, metavar="N", help="at most so many (default: 100)")
+    made.add_argument("--out", type=Path, default=Path("labels.csv"), metavar="FILE", help="default: labels.csv")
+    made.add_argument("--days", type=int, default=30, metavar="N", help="until they may go out again (default: 30)")
+    made.add_argument("--again", type=int, metavar="N", help="write the sheet of the Nth request once more")
+    made = action("import", _label_import, "land the labels of a filled sheet in a labels table")
+    made.add_argument("--sheet", type=Path, required=True, metavar="FILE", help="the CSV file, filled in")
+    made.add_argument("--table", default="", help="the labels table (default: the last one without time)")
 
 
 def _add_ledger(commands: Any) -> None:
@@ -210,6 +233,9 @@ def _turn(arguments: argparse.Namespace) -> int:
         quarantined = sum(r.quarantined_rows for r in done.validated)
         if quarantined:
             print(f"quarantined {quarantined} rows")
+        dropped = sum(r.dropped_rows for r in done.validated)
+        if dropped:
+            print(f"dropped {dropped} rows by rules of cleaning")
         for report in done.health:
             print(
                 f"health {report.partition}: drift {report.drift}, performance {report.performance.status}"
@@ -300,6 +326,40 @@ def _open_images(arguments: argparse.Namespace) -> tuple[Any, Callable[[], Any],
     except ImportError:
         raise MissingDependency("docker", "docker") from None
     return docker_images, lambda: docker_engine.Engine(place.engine), name
+
+
+def _label_queue(arguments: argparse.Namespace) -> int:
+    from kaizen.labelling import queue, write_sheet
+    from kaizen.loop import open_loop
+
+    with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
+        number = arguments.again
+        if number is None:
+            made = queue(loop, arguments.rows, timedelta(days=arguments.days))
+            number = made.generation if made else None
+        request = None if number is None else write_sheet(loop, number, arguments.out)
+    if arguments.json:
+        print(json.dumps(request and request.to_json()))
+    elif request is None:
+        print("nothing to ask: every row that was scored has its label, or went out")
+    else:
+        rows = sum(len(asked.rows) for asked in request.asked)
+        print(f"request {request.generation}: {rows} rows in {arguments.out}, waited for until {request.expires[:10]}")
+    return 0
+
+
+def _label_import(arguments: argparse.Namespace) -> int:
+    from kaizen.labelling import take
+    from kaizen.loop import open_loop
+
+    with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
+        taken = take(loop, arguments.sheet, arguments.table)
+    if arguments.json:
+        print(json.dumps({**vars(taken), "path": str(taken.path) if taken.path else None}))
+        return 0
+    landed = f", in {taken.path}: the next ingest takes them" if taken.path else ""
+    print(f"{taken.labels} new labels for {taken.table}{landed}; {taken.known} known before, {taken.empty} left empty")
+    return 0
 
 
 def _say(line: str) -> None:

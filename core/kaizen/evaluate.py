@@ -61,10 +61,10 @@ def _show(loop: Loop, report: EvaluationReport, turn: str) -> None:
 
 
 def _inputs_of_gate(loop: Loop, examples: TrainingSet) -> tuple[Input, ...]:
-    """The partitions that reach into the gate's window, and the tables that are not cut."""
+    """The partitions that reach into the gate's window, what its rows may know of, and the tables that are not cut."""
     start, zone = datetime.fromisoformat(examples.gate.start or ""), loop.spec.timezone
-    timed = {name: table.timed for name, table in loop.spec.data.tables.items()}
-    return tuple(i for i in examples.inputs if not timed[i.table] or bounds(i.partition, zone)[1] > start)
+    whole = {name for name, table in loop.spec.data.tables.items() if not table.timed or table.asof}
+    return tuple(i for i in examples.inputs if i.table in whole or bounds(i.partition, zone)[1] > start)
 
 
 def _earlier(loop: Loop, candidate: TrainedModel, turn: str) -> EvaluationReport | None:

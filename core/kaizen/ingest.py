@@ -28,7 +28,7 @@ from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
 from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
-from kaizen.spec import Spec, TableSpec, parse_label
+from kaizen.spec import Spec, TableSpec
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ class _Taking:
             item.where,
             table.columns,
             _needed_columns(self.loop, name),
-            _raw_types(spec, table, known.types),
+            _raw_types(spec, name, known.types),
             order=known.order,
             private=spec.data.private,
             format=table.format or "",
@@ -340,7 +340,7 @@ class _Taking:
         for batch in item.batches(wanted):
             if first == 1:
                 self._check_columns(name, item.where, door.names(batch.schema.names), known)
-            timed = with_time(batch, spec.problem.timestamp, wanted, first) if table.timed else batch
+            timed = with_time(batch, spec.time_of(name), wanted, first) if table.timed else batch
             cutter.add(door.take(timed))
             if first // _MANY_ROWS < (first + batch.num_rows) // _MANY_ROWS:
                 self.tell(f"{item.where}: {first + batch.num_rows - 1:,} rows read")
@@ -393,16 +393,13 @@ class _Taking:
             _refuse_all_null(draft.empty, _needed_columns(self.loop, name), place)
             self._refuse_twice(name, draft, place)
 
-    def _refuse_twice(self, name: str, draft: Draft, where: str, *, main: bool = False) -> None:
-        """Look-ups and outcomes are joined by their keys. With a suite it is validate that may quarantine repeats.
-
-        ``main``: rows to predict are held to their entity, too.
-        """
+    def _refuse_twice(self, name: str, draft: Draft, where: str, *, grown: bool = False) -> None:
+        """Refuse repeated keys; see ``Spec.refuses_twice``."""
         from kaizen.adapters.landing import repeats_keys
 
-        spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        keys = spec.problem.entity if table.role == "labels" or (main and not table.join) else table.join
-        if keys and name not in spec.data.suite and repeats_keys(draft.path, keys):
+        spec = self.loop.spec
+        keys = spec.keys_of(name)
+        if spec.refuses_twice(name, grown=grown) and repeats_keys(draft.path, keys):
             from kaizen.adapters.examples import refuse_twice
             from kaizen.adapters.tables import read_columns
 
@@ -442,7 +439,7 @@ class _Taking:
         if policy == "append":
             refuse_other_key(before.private, before.columns, private, f"{item.where}: {name}/{partition}")
             draft = rows.draft(partition, before=old)
-            self._refuse_twice(name, draft, f"{item.where}: {name}/{partition} with the rows before", main=True)
+            self._refuse_twice(name, draft, f"{item.where}: {name}/{partition} with the rows before", grown=True)
         elif not begins_with(draft.path, old):
             change = "replaced"
         self.tell(f"{name}/{partition} {change}: {before.rows} rows, now {draft.rows}")
@@ -503,9 +500,8 @@ class _Taking:
         loop, spec, draft = self.loop, self.loop.spec, new.draft
         file = loop.store.file_path(draft.sha256)
         labels = {}
-        if name == (spec.labels or spec.main) and spec.problem.task == "classification":
-            rule = parse_label(spec.problem.label)
-            labels = count_classes(make_label(spec, read_columns(file, [rule.column if rule else spec.problem.target])))
+        if name in (spec.label_tables or (spec.main,)) and spec.problem.task == "classification":
+            labels = count_classes(make_label(spec, read_columns(file, [spec.truth])))
         return DataVersion(
             table=name,
             partition=partition,
@@ -524,11 +520,12 @@ class _Taking:
         )
 
 
-def _raw_types(spec: Spec, table: TableSpec, known: Mapping[str, str]) -> dict[str, str]:
+def _raw_types(spec: Spec, name: str, known: Mapping[str, str]) -> dict[str, str]:
     """The types that columns are read in: as before, or as the spec says. What is private has become another type."""
+    table = spec.data.tables[name]
     read = {n: t for n, t in known.items() if n not in spec.data.private} | dict(table.types)
     # What dates a row is made a time of one type, whatever it came as.
-    return {n: t for n, t in read.items() if not (table.timed and n == spec.problem.timestamp)}
+    return {n: t for n, t in read.items() if not (table.timed and n == spec.time_of(name))}
 
 
 def _single_partition(table: TableSpec, item: Item) -> str:
@@ -550,7 +547,7 @@ def _cut(loop: Loop, name: str, item: Item) -> Cut:
         return landing.whole(single)
     if table.key_column:
         return landing.by_column(table.key_column, item.where)
-    return landing.by_time(spec.problem.timestamp, table.partition or "", spec.clock.timezone)
+    return landing.by_time(spec.time_of(name), table.partition or "", spec.clock.timezone)
 
 
 def _added(names: Sequence[str] | Mapping[str, str], known: _Known) -> list[str]:
@@ -560,15 +557,14 @@ def _added(names: Sequence[str] | Mapping[str, str], known: _Known) -> list[str]
 def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:
     """The columns of a table that the spec's other lines rest on."""
     spec, table = loop.spec, loop.spec.data.tables[name]
-    time = (spec.problem.timestamp,) if table.timed else (table.key_column,) if table.key_column else ()
-    rule = parse_label(spec.problem.label)
-    truth = (rule.column if rule else spec.problem.target,)
+    time = (spec.time_of(name),) if table.timed else (table.key_column,) if table.key_column else ()
+    truth = (spec.truth,)
     if table.role == "labels":
-        return tuple(dict.fromkeys((*time, *spec.problem.entity, *truth)))
+        return tuple(dict.fromkeys((*time, *spec.keys_of(name), *truth)))
     if table.join:
         prefix = f"{name}_"
         looked_up = tuple(f.removeprefix(prefix) for f in spec.problem.features if f.startswith(prefix))
-        return tuple(dict.fromkeys((*time, *table.join, *looked_up)))
+        return tuple(dict.fromkeys((*time, *spec.keys_of(name), *looked_up)))
     prefixes = tuple(f"{joined}_" for joined in spec.joined)
     own = tuple(f for f in spec.problem.features if not f.startswith(prefixes or ("\0",)))
     keys = tuple(k for joined in spec.joined for k in spec.data.tables[joined].join)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,25 +155,52 @@ class Loop:
         }
 
     def inputs_for(self, partitions: Iterable[str], *, labels: bool) -> tuple[Input, ...]:
-        """What a stage needs for some partitions of the main table: those, their look-ups and their labels."""
+        """What a stage needs for some partitions of the main table: those, their look-ups and their labels.
+
+        Of a table with times of its own these are all partitions in which a row may find something.
+        """
         wanted, spec = set(partitions), self.spec
-        tables = [spec.main, *spec.joined, *([spec.labels] if labels and spec.labels else [])]
+        tables = [spec.main, *spec.joined, *(spec.label_tables if labels else ())]
         return tuple(
             found
             for table in tables
             for partition, found in self.validated(table).items()
-            if partition in wanted or not spec.data.tables[table].timed
+            if self._serves(table, partition, wanted)
         )
+
+    def _serves(self, table: str, partition: str, wanted: set[str]) -> bool:
+        """Whether a partition of ``table`` may hold something for the rows of those of the main table."""
+        spec, zone = self.spec.data.tables[table], self.spec.timezone
+        if not spec.timed:
+            return True
+        if not spec.own_time or not wanted:
+            return partition in wanted
+        first, last = _utc(bounds(min(wanted), zone)[0]), _utc(bounds(max(wanted), zone)[1])
+        begin, end = map(_utc, bounds(partition, zone))
+        if spec.time:
+            return end > first and begin <= last + self.spec.horizon_of(table)
+        return begin < last and (spec.max_age is None or end > first - spec.max_age)
+
+    def labels_for(self, partition: str) -> tuple[Input, ...]:
+        """Where the labels of a partition of the main table come from."""
+        inputs = self.inputs_for([partition], labels=True)
+        return tuple(i for i in inputs if i.table in (self.spec.label_tables or (self.spec.main,)))
 
     def labelled(self) -> list[str]:
         """Partitions of the main table whose outcomes have come and are old enough, oldest first."""
-        known = set(self.validated(self.spec.labels)) if self.spec.labels else None
         now, zone, delay = self.moment(), self.spec.timezone, self.spec.problem.label_delay
-        return [
-            p
-            for p in self.validated(self.spec.main)
-            if (known is None or p in known) and bounds(p, zone)[1] + delay <= now
-        ]
+        old = [p for p in self.validated(self.spec.main) if bounds(p, zone)[1] + delay <= now]
+        table = self.spec.labels
+        if table is None:
+            return old
+        known, spec = set(self.validated(table)), self.spec.data.tables[table]
+        if not spec.timed:
+            return old if known else []
+        if not spec.time:
+            return [p for p in old if p in known]
+        # A row's outcome may lie in a later partition than the row: outcomes must have come that far.
+        reached = max((_utc(bounds(p, zone)[1]) for p in known), default=datetime.fromtimestamp(0, UTC))
+        return [p for p in old if _utc(bounds(p, zone)[1]) + self.spec.horizon_of(table) <= reached]
 
     def acceptance(self) -> AcceptanceSet | None:
         """The rows that were set aside."""
@@ -185,10 +212,13 @@ class Loop:
             return self.clock.now().astimezone(self.spec.timezone)
         zone, spec = self.spec.timezone, self.spec
         ends = [bounds(p, zone)[1] for p in self.versions(spec.main)]
-        if spec.labels:
-            ends += [bounds(p, zone)[1] + spec.problem.label_delay for p in self.versions(spec.labels)]
-        else:
+        if spec.labels is None:
             ends = [end + spec.problem.label_delay for end in ends]
+        elif spec.data.tables[spec.labels].timed:
+            # What happened until then is known, so long after its rows.
+            later = spec.problem.label_delay
+            later -= spec.horizon_of(spec.labels) if spec.data.tables[spec.labels].time else timedelta(0)
+            ends += [bounds(p, zone)[1] + later for p in self.versions(spec.labels)]
         return max(ends, default=datetime.fromtimestamp(0, zone))
 
     # Places and tracking.
@@ -278,6 +308,11 @@ class Loop:
     def log(self, turn: str, run: Run) -> None:
         """Show a stage of a turn on the tracking server."""
         self.registry.log_stage(self.name, turn, run)
+
+
+def _utc(moment: datetime) -> datetime:
+    """So that hours after it are hours, across daylight saving."""
+    return moment.astimezone(UTC)
 
 
 def project_folder(path: Path) -> Path:

@@ -24,6 +24,7 @@ from kaizen.records import (
     FeatureProfile,
     Health,
     HealthReport,
+    Input,
     Performance,
     Profile,
     Promotion,
@@ -130,12 +131,17 @@ def unjudged(loop: Loop) -> Iterator[tuple[ScoredBatch, bool]]:
 
 
 def judgement(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> HealthReport | None:
-    """What monitor has said of this very picture, if it has."""
-    return loop.find(HealthReport, _key(loop, batch, labelled))
+    """What monitor has said of this very picture, if it has: of these rows, by these labels."""
+    return loop.find(HealthReport, _key(loop, batch, _labels(loop, batch, labelled)))
 
 
-def _key(loop: Loop, batch: ScoredBatch, labelled: bool) -> str:
-    return digest([batch.digest, labelled, loop.spec.digest])
+def _labels(loop: Loop, batch: ScoredBatch, labelled: bool) -> tuple[Input, ...]:
+    return loop.labels_for(batch.partition) if labelled else ()
+
+
+def _key(loop: Loop, batch: ScoredBatch, labels: tuple[Input, ...]) -> str:
+    # Labels that come late are another version of their partition, and another picture.
+    return digest([batch.digest, [i.verdict for i in labels], loop.spec.digest])
 
 
 def monitor_partition(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> HealthReport:
@@ -143,6 +149,7 @@ def monitor_partition(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> Heal
     promotion = loop.promotion(batch.champion)
     model, spec = loop.model(promotion), loop.spec.monitor
     cut = loop.spec.data.tables[loop.spec.main].partition or "month"
+    labels = _labels(loop, batch, labelled)
     level = alarm_level(spec.false_alarms_per_year, LOOKS_PER_YEAR[cut])
     drift, features, incidents = judge_drift(_profile(loop, model.profile), _profile(loop, batch.profile), spec, level)
     measured, realised = _measure(loop, batch, promotion, model) if labelled else (None, None)
@@ -154,9 +161,10 @@ def monitor_partition(loop: Loop, batch: ScoredBatch, *, labelled: bool) -> Heal
         performance=judge_performance(measured, spec.performance, level, loop.spec.metric),
         incidents=incidents,
         gain_realised=realised,
+        labels=labels,
     )
     fault_point("monitor.before_append")
-    loop.append(f"health/{batch.partition}", report, _key(loop, batch, labelled), turn=promotion.turn)
+    loop.append(f"health/{batch.partition}", report, _key(loop, batch, labels), turn=promotion.turn)
     return report
 
 

@@ -127,13 +127,25 @@ class Finding:
     rows: int | None
     broken: bool = False
     """True if the check itself raised: a broken check is not bad data."""
+    first: tuple[int, ...] = field(default=(), metadata=codec.LATER)
+    """Numbers, from 1, of the first rows that it found, where they are told."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What one rule of cleaning did: ``rule`` as the spec names it, in which column, to how many rows."""
+
+    rule: str
+    column: str
+    rows: int
 
 
 @dataclass(frozen=True)
 class ValidationReport(Record):
-    """What validate found. ``valid`` is the address of the rows that passed (None if refused).
+    """What validate found. ``valid`` is the address of the rows that passed, cleaned (None if refused).
 
-    ``rows == valid_rows + quarantined_rows`` unless the verdict is ``refused`` (then both are 0).
+    ``rows == valid_rows + quarantined_rows + dropped_rows`` unless the verdict is ``refused`` (then all three are 0).
+    ``cleaned`` is what the table's rules of cleaning did to the rows as they were delivered, in their order.
     """
 
     table: str
@@ -149,6 +161,8 @@ class ValidationReport(Record):
     valid: str | None
     quarantine: str | None
     reason: str = ""
+    dropped_rows: int = field(default=0, metadata=codec.LATER)
+    cleaned: tuple[Cleaned, ...] = field(default=(), metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -352,6 +366,32 @@ class ScoredBatch(Record):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Rows of a scored partition, by their positions (from 0) in the predictions of ``batch`` (a digest)."""
+
+    partition: str
+    batch: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelRequest(Record):
+    """Rows went out to be labelled; until ``expires`` they do not go out again. Left by ``kaizen label queue``.
+
+    Attributes:
+        moment, expires: in the loop's own time, ISO 8601. generation: counts the requests of a loop from 1.
+        champion: whose predictions were asked about. sheet: address of what went out; it lists the rows of ``asked``.
+    """
+
+    moment: str
+    expires: str
+    generation: int
+    champion: int
+    asked: tuple[Asked, ...]
+    sheet: str
+
+
+@dataclass(frozen=True)
 class FeatureDrift:
     """How far one feature moved from the champion's training rows. ``status`` is never a bare number.
 
@@ -387,6 +427,9 @@ class Performance:
 class HealthReport(Record):
     """What monitor says of a partition. ``drift`` sums up the features; unknown is neither ok nor an alarm."""
 
+    # The same health leads to the same decision, from whichever deliveries its labels came.
+    not_identity: ClassVar[tuple[str, ...]] = ("labels",)
+
     partition: str
     champion: int
     drift: Health
@@ -397,6 +440,8 @@ class HealthReport(Record):
     gain_realised: float | None
     """What the last promotion brought on the first rows after it: champion minus the one it replaced."""
     report: str = ""
+    labels: tuple[Input, ...] = field(default=(), metadata=codec.LATER)
+    """Where the labels came from. When others come, monitor looks again."""
 
 
 @dataclass(frozen=True)
@@ -541,6 +586,7 @@ KINDS: dict[str, type[Record]] = {
         Profile,
         ContainerRun,
         Search,
+        LabelRequest,
         AcceptanceSet,
     )
 }

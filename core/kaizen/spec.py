@@ -70,6 +70,40 @@ TIMED = ("day", "month", "year")
 
 
 @dataclass(frozen=True)
+class FillSpec:
+    """A value to put where there is none."""
+
+    fill: Any
+
+
+@dataclass(frozen=True)
+class LimitsSpec:
+    """What a number may be, and what becomes of another one: ``missing`` takes it away.
+
+    The limits are fixed numbers. Quantiles of a partition would let the same row pass in one partition and not in the
+    next, and those of all rows would look into the future.
+    """
+
+    policy: Literal["clip", "missing", "drop_row"]
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class CleanSpec:
+    """What validate mends before the suite looks, in this order: duplicates, outliers, missing values.
+
+    Attributes:
+        duplicates: of rows with the same keys: none may come (ingest refuses them), the first stays, or the last.
+        outliers, missing: by column.
+    """
+
+    duplicates: Literal["refuse", "keep_first", "keep_last"] | None = None
+    outliers: dict[str, LimitsSpec] = field(default_factory=dict)
+    missing: dict[str, Literal["drop_row"] | FillSpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TableSpec:
     """Where a table lands.
 
@@ -85,6 +119,11 @@ class TableSpec:
         select: of a database, a table or a query. watermark: its column that grows with new rows. secret: the name of
             its password.
         asset: another team's Airflow asset that rings when the source has something.
+        asof: for a look-up: since when a row holds; of the rows with the same ``join`` the newest that is not later
+            than the prediction is joined, if it is not older than ``max_age``.
+        time: for labels: when the outcome happened. A row to predict has the newest outcome of its entity (or
+            ``join``) from its own time on, until ``horizon`` later (default: ``problem.label_delay``).
+        known: for labels with ``time``: when the outcome became known; later than ``label_delay`` does not count.
     """
 
     uri: str
@@ -105,6 +144,12 @@ class TableSpec:
     watermark: str = field(default="", metadata=codec.LATER)
     secret: str = field(default="", metadata=codec.LATER)
     asset: str = field(default="", metadata=codec.LATER)
+    asof: str = field(default="", metadata=codec.LATER)
+    max_age: timedelta | None = field(default=None, metadata=codec.LATER)
+    time: str = field(default="", metadata=codec.LATER)
+    known: str = field(default="", metadata=codec.LATER)
+    horizon: timedelta | None = field(default=None, metadata=codec.LATER)
+    clean: CleanSpec | None = field(default=None, metadata=codec.LATER)
 
     @property
     def timed(self) -> bool:
@@ -115,6 +160,11 @@ class TableSpec:
     def key_column(self) -> str:
         """The column that it is cut by, "" if it is cut otherwise."""
         return self.partition.removeprefix("by ") if self.partition and self.partition.startswith("by ") else ""
+
+    @property
+    def own_time(self) -> str:
+        """The table's own time column: it is cut by that; "" if it has the timestamp of the rows to predict."""
+        return self.asof or self.time
 
 
 @dataclass(frozen=True)
@@ -404,13 +454,50 @@ class Spec:
 
     @property
     def labels(self) -> str | None:
-        """The table that holds outcomes; None if the main table does."""
-        return next((n for n, t in self.data.tables.items() if t.role == "labels"), None)
+        """The table that holds outcomes; None if the main table does. Of several, the first: when it comes, they do."""
+        return next(iter(self.label_tables), None)
+
+    @property
+    def label_tables(self) -> tuple[str, ...]:
+        """All sources of labels, in the spec's order."""
+        return tuple(n for n, t in self.data.tables.items() if t.role == "labels")
 
     @property
     def joined(self) -> tuple[str, ...]:
         """Tables that rows of the main table look up, in the spec's order."""
-        return tuple(n for n, t in self.data.tables.items() if t.join)
+        return tuple(n for n, t in self.data.tables.items() if t.join and t.role == "features")
+
+    def time_of(self, table: str) -> str:
+        """The column that a table is cut by."""
+        return self.data.tables[table].own_time or self.problem.timestamp
+
+    def keys_of(self, table: str) -> tuple[str, ...]:
+        """The columns of which a table has each combination once; of a table with times of its own, with them."""
+        found = self.data.tables[table]
+        own = [name for name in (found.own_time, found.known) if name]
+        return tuple(dict.fromkeys([*(found.join or self.problem.entity), *own]))
+
+    def refuses_twice(self, table: str, *, grown: bool = False) -> bool:
+        """Whether ingest refuses repeated keys: by ``clean.duplicates``, else of what is joined by its keys.
+
+        Rows to predict are held to it where rows were added to others (``grown``). With a suite it is validate that may
+        quarantine repeats.
+        """
+        found = self.data.tables[table]
+        if found.clean and found.clean.duplicates:
+            return found.clean.duplicates == "refuse"
+        return (grown or table != self.main) and table not in self.data.suite
+
+    def horizon_of(self, table: str) -> timedelta:
+        """How long after a row an outcome of this labels table may happen to be the row's."""
+        found = self.data.tables[table].horizon
+        return self.problem.label_delay if found is None else found
+
+    @property
+    def truth(self) -> str:
+        """The column that labels are made from."""
+        rule = parse_label(self.problem.label)
+        return rule.column if rule else self.problem.target
 
     @property
     def validation_columns(self) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from kaizen.secrets import is_name
 from kaizen.spec import (
     TIMED,
     DataSpec,
+    FillSpec,
+    LimitsSpec,
     ParameterSpec,
     PlaceSpec,
     Spec,
@@ -46,6 +48,8 @@ def problems(spec: Spec) -> list[Problem]:
     return [
         *_name_problems(spec),
         *_table_problems(spec),
+        *_time_problems(spec),
+        *_clean_problems(spec),
         *_feature_problems(spec),
         *_gate_problems(spec),
         *_split_problems(spec),
@@ -121,8 +125,6 @@ def _table_problems(spec: Spec) -> list[Problem]:
                 "say how the rows to predict are cut",
             )
         )
-    if sum(t.role == "labels" for t in tables.values()) > 1:
-        found.append(Problem("KZ307", "more than one labels table", "data.tables", None, "at most one", "merge them"))
     found += [problem for name, table in tables.items() for problem in _source_problems(f"data.tables.{name}", table)]
     for name in spec.data.suite:
         if name not in tables:
@@ -137,6 +139,56 @@ def _table_problems(spec: Spec) -> list[Problem]:
                 )
             )
     return found
+
+
+def _time_problems(spec: Spec) -> list[Problem]:
+    """Times of tables that do not go together."""
+    zero, delay = timedelta(0), spec.problem.label_delay
+    found: list[Problem] = []
+    for name, t in spec.data.tables.items():
+        labels = t.role == "labels"
+        rules: list[tuple[str, Any, bool, str]] = [
+            ("asof", t.asof, bool(t.join) and not labels, "a look-up: role features, with join"),
+            ("max_age", t.max_age, bool(t.asof), "a table with asof"),
+            ("time", t.time, labels and delay > zero, "a table of role labels, and problem.label_delay"),
+            ("known", t.known, bool(t.time), "a table with time"),
+            ("horizon", t.horizon, bool(t.time) and (t.horizon or zero) <= delay, "with time; at most label_delay"),
+            ("join", ", ".join(t.join), not labels or bool(t.time), "for labels: only with time"),
+        ]
+        found += [
+            Problem("KZ355", "times that do not go together", f"data.tables.{name}.{key}", codec.encode(value), limit,
+                    "correct it; docs/how-to/labels.md says how rows and times meet")
+            for key, value, fits, limit in rules
+            if value and not fits
+        ]  # fmt: skip
+    return found
+
+
+def _clean_problems(spec: Spec) -> list[Problem]:
+    """Rules of cleaning that mend nothing, or that would invent who a row is about, or what came true."""
+    try:
+        truth = spec.truth
+    except ValueError:
+        truth = ""
+    found: list[Problem] = []
+    for name, table in spec.data.tables.items():
+        if table.clean is None:
+            continue
+        never = {*spec.keys_of(name), spec.problem.timestamp, truth, spec.problem.target}
+        for column, rule in table.clean.missing.items():
+            if isinstance(rule, FillSpec) and (column in never or not isinstance(rule.fill, str | int | float)):
+                limit = "a number, text, true or false, in a column that is no key, time or label"
+                found.append(_no_rule(f"{name}.clean.missing.{column}", rule, limit))
+        for column, limits in table.clean.outliers.items():
+            low, high = limits.low, limits.high
+            if (low is None and high is None) or (low is not None and high is not None and low > high):
+                found.append(_no_rule(f"{name}.clean.outliers.{column}", limits, "low, high or both, low <= high"))
+    return found
+
+
+def _no_rule(key: str, rule: FillSpec | LimitsSpec, limit: str) -> Problem:
+    shown = ", ".join(f"{name}: {value}" for name, value in codec.encode(rule).items())
+    return Problem("KZ356", "not a rule of cleaning", f"data.tables.{key}", shown, limit, "correct it")
 
 
 def _source_problems(key: str, table: TableSpec) -> list[Problem]:
@@ -448,6 +500,9 @@ def _what_fits(spec: Spec) -> dict[str, list[tuple[str, str, Callable[[Policy], 
         # The ledger keeps how far a watermark had come; partitions have the names of their values.
         need(filter(None, [table.watermark]), f"data.tables.{name}.watermark", "no policy", lambda p: False)
         need(filter(None, [table.key_column]), f"data.tables.{name}.partition", "any but drop", _keeps)
+        for key in ("asof", "time", "known"):
+            # Truncated, it would be known earlier than it was.
+            need(filter(None, [getattr(table, key)]), f"data.tables.{name}.{key}", "no policy", lambda p: False)
     prefixes = tuple(f"{name}_" for name in spec.joined)
     names = [*problem.features, *(column for gate in spec.gates for column in gate.slices)]
     raw = [next((n.removeprefix(p) for p in prefixes if n.startswith(p)), n) for n in names]

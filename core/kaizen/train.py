@@ -18,7 +18,7 @@ from kaizen.errors import DataRefused
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.ports import Run
-from kaizen.records import DataVersion, Environment, TrainedModel, TrainingSet, TriggerDecision, Window
+from kaizen.records import Environment, Input, TrainedModel, TrainingSet, TriggerDecision, Window
 from kaizen.spec import train_partitions
 from kaizen.tune import find_parameters, require_optuna
 from kaizen.windows import acceptance_set, refuse_seen
@@ -46,9 +46,10 @@ def training_set(loop: Loop) -> TrainingSet:
     refuse_seen(loop, gate)
     last = train_partitions(spec.train.window)
     chosen = labelled if last is None else labelled[-last:]
-    _refuse_one_class(loop, chosen)
+    inputs = loop.inputs_for(chosen, labels=True)
+    _refuse_one_class(loop, chosen, inputs)
     begin = None if last is None else bounds(chosen[0], spec.timezone)[0].isoformat()
-    return TrainingSet(loop.inputs_for(chosen, labels=True), Window(begin, gate.start), gate)
+    return TrainingSet(inputs, Window(begin, gate.start), gate)
 
 
 def refuse_unsound(loop: Loop, turn: str) -> None:
@@ -66,12 +67,12 @@ def refuse_unsound(loop: Loop, turn: str) -> None:
     loop.run(request)
 
 
-def _refuse_one_class(loop: Loop, partitions: list[str]) -> None:
+def _refuse_one_class(loop: Loop, partitions: list[str], inputs: tuple[Input, ...]) -> None:
     """Before anything is decided: a model cannot learn from one class."""
     if loop.spec.problem.task == "regression":
         return
-    versions: dict[str, DataVersion] = loop.versions(loop.spec.labels or loop.spec.main)
-    counts = {label: n for p in partitions for label, n in versions[p].labels.items()}
+    versions = {t: loop.versions(t) for t in loop.spec.label_tables or (loop.spec.main,)}
+    counts = {name for i in inputs if i.table in versions for name in versions[i.table][i.partition].labels}
     if len(counts) < 2:
         raise DataRefused(
             "KZ421",

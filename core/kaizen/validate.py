@@ -1,22 +1,31 @@
 """validate: pass, quarantine rows, or refuse a partition, by its expectation suite.
 
-Only versions without a verdict are looked at. Without a suite the structural checks of ingest are all there is, and
-the report says so. A refused partition is used nowhere; delivering it again is the way back.
+Only versions without a verdict are looked at. The table's rules of cleaning come first: the suite judges, and later
+stages read, what they leave. What was ingested stays as it was delivered. Without a suite the structural checks of
+ingest, and that numbers are finite, are all there is. A refused partition is used nowhere; delivering it again is the
+way back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from kaizen.canonical import digest
 from kaizen.errors import DataRefused
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
+from kaizen.ports import SuiteResult
 from kaizen.records import DataVersion, ValidationReport
+from kaizen.spec import CleanSpec
 from kaizen.verdict import decide_verdict
 from kaizen.windows import set_aside
+
+if TYPE_CHECKING:
+    from kaizen.adapters.cleaning import Rows
+
+_NO_SUITE = "no suite: structural checks only"
 
 
 def validate(loop: Loop) -> list[ValidationReport]:
@@ -65,45 +74,73 @@ def validate_version(loop: Loop, version: DataVersion, suite: dict[str, Any] | N
             "validation refused the partition",
             where=name,
             value=report.reason,
-            limit=f"suite {loop.spec.data.suite[version.table]}, on_invalid: {loop.spec.data.on_invalid}",
+            limit=f"suite {loop.spec.data.suite.get(version.table, 'none')}, on_invalid: {loop.spec.data.on_invalid}",
             action="mend the source and deliver it again; `kaizen status` lists the findings",
         )
     return report
 
 
 def _check(loop: Loop, version: DataVersion, suite: dict[str, Any] | None) -> ValidationReport:
-    if suite is None:
+    from kaizen.adapters import cleaning
+
+    spec, path = loop.spec.data, loop.store.file(version.address)
+    rules = spec.tables[version.table].clean
+    if suite is None and rules is None and not cleaning.may_be_infinite(path):
         return ValidationReport(
             version.table, version.partition, version.digest, "", "passed", version.rows, version.rows, 0, 0, (),
-            version.address, None, "no suite: structural checks only",
+            version.address, None, _NO_SUITE,
         )  # fmt: skip
-    from kaizen.adapters.great_expectations_suite import check
-    from kaizen.adapters.tables import read_parquet, write_parquet
-
-    spec = loop.spec.data
-    rows = read_parquet(loop.store.file(version.address))
-    result = check(rows, suite)
+    delivered = cleaning.read_rows(path)
+    keys, where = loop.spec.keys_of(version.table), f"data.tables.{version.table}"
+    rows, cleaned = cleaning.clean(delivered, rules or CleanSpec(), keys, where)
+    result = _look(rows, suite)
     verdict, reason = decide_verdict(len(rows), result, spec.on_invalid, spec.max_quarantined)
-    valid: str | None = version.address if verdict == "passed" else None
-    quarantine = None
-    bad = len(result.bad_rows) if verdict == "quarantined" else 0
-    if verdict == "quarantined":
-        name = f"{version.table}/{version.partition}"
-        good = rows.drop(index=list(result.bad_rows)).reset_index(drop=True)
-        valid = loop.store.put_file(name, partial(write_parquet, good))
-        quarantine = loop.store.put_file(f"quarantine/{name}", partial(write_parquet, rows.iloc[list(result.bad_rows)]))
-    return ValidationReport(
+    refused = ValidationReport(
         table=version.table,
         partition=version.partition,
         data=version.digest,
-        suite=digest(suite),
-        verdict=verdict,
-        rows=len(rows),
-        valid_rows=0 if verdict == "refused" else len(rows) - bad,
-        quarantined_rows=bad,
+        suite=digest(suite) if suite is not None else "",
+        verdict="refused",
+        rows=len(delivered),
+        valid_rows=0,
+        quarantined_rows=0,
         expectations=result.expectations,
         findings=result.findings,
-        valid=valid,
-        quarantine=quarantine,
-        reason=reason,
+        valid=None,
+        quarantine=None,
+        reason=reason if len(rows) else f"cleaning left none of {len(delivered)} rows",
+        cleaned=cleaned,
     )
+    if verdict == "refused" or not len(rows):
+        return refused
+    good = rows.without(result.bad_rows)
+    name = f"{version.table}/{version.partition}"
+    quarantine = (
+        loop.store.put_file(f"quarantine/{name}", rows.only(result.bad_rows).write)
+        if verdict == "quarantined"
+        else None
+    )
+    return replace(
+        refused,
+        verdict=verdict,
+        valid_rows=len(good),
+        quarantined_rows=len(rows) - len(good),
+        dropped_rows=len(delivered) - len(rows),
+        valid=version.address if good is delivered else loop.store.put_file(name, good.write),
+        quarantine=quarantine,
+        reason=reason or ("" if suite is not None else _NO_SUITE),
+    )
+
+
+def _look(rows: Rows, suite: dict[str, Any] | None) -> SuiteResult:
+    """What the suite finds, and infinite numbers, which no row may hold: neither a model nor a profile takes them."""
+    from kaizen.adapters.cleaning import find_infinite
+
+    findings, bad = find_infinite(rows)
+    if suite is None:
+        return SuiteResult(0, findings, tuple(bad), False)
+    from kaizen.adapters.great_expectations_suite import check
+
+    found = check(rows.table.to_pandas(), suite)
+    bad_rows = tuple(sorted({*bad, *found.bad_rows}))
+    return SuiteResult(found.expectations, (*findings, *found.findings), bad_rows, found.table_failed)

@@ -45,4 +45,5 @@ def _named(findings: Sequence[Finding]) -> str:
 
 def _name(finding: Finding) -> str:
     place = f"column {finding.column}: " if finding.column else ""
-    return place + finding.expectation + (" (the check broke)" if finding.broken else "")
+    rows = f" (not in {finding.rows} rows, first {', '.join(map(str, finding.first))})" if finding.first else ""
+    return place + finding.expectation + rows + (" (the check broke)" if finding.broken else "")

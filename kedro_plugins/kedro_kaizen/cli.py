@@ -16,11 +16,12 @@ _COMMANDS = {
     "status": "Where the loop stands.",
     "reconcile": "Heal what only shows the ledger.",
     "image": "The project's image: build, push.",
+    "label": "Labels by people: queue, import.",
     "doctor": "What is installed, reachable and missing.",
     "ledger": "Look after the loop's memory: verify, show, backup, restore, anchor.",
 }
 _SPEC_BY_NAME = ("status", "ledger")
-_SPEC_AFTER_ACTION = ("image",)
+_SPEC_AFTER_ACTION = ("image", "label")
 
 
 @click.group()

@@ -97,6 +97,17 @@ def one_class(project: Project) -> None:
         project.land("outcomes", f"{month}.parquet", outcomes(month).assign(delay=0.0))
 
 
+def contradiction(project: Project) -> None:
+    """Somebody says of the punctual trains of these months that they were late."""
+    for month in MONTHS[:2]:
+        rows = outcomes(month)
+        project.land("asked", f"{month}.parquet", rows.assign(delay=rows["delay"].clip(lower=11.0)))
+
+
+def clean(table: str, **rules: Any) -> dict[str, Any]:
+    return {"data": {"tables": {table: {"clean": rules}}}}
+
+
 def disguise(project: Project) -> None:
     """The rain of these months is measured at the destination: the delay shows through."""
     for month in MONTHS[:2]:
@@ -269,6 +280,17 @@ CASES = {
     "model without predict_proba": Case(spec=train("train_without_probability"), fresh=True, stages=TO_TRIGGER),
     "missing training function": Case(spec=train("trian"), fresh=True, stages=TO_TRIGGER),
     "unknown runner": Case(spec=train("train", runner="callabel"), fresh=True, stages=TO_VALIDATE),
+    "times that do not go together": Case(spec={"data": {"tables": {"stations": {"max_age": "3d"}}}}),
+    "label that cleaning would invent": Case(spec=clean("outcomes", missing={"delay": {"fill": 0}})),
+    "rule of cleaning for no column": Case(
+        spec=clean("schedules", missing={"rian": "drop_row"}), land=march(), stages=("ingest",)
+    ),
+    "labels that contradict each other": Case(
+        spec={"data": {"tables": {"asked": {"uri": "landing/asked/*", "partition": "month", "role": "labels"}}}},
+        land=contradiction,
+        fresh=True,
+        stages=TO_VALIDATE,
+    ),
     "unknown interpreter": Case(
         spec={"place": {"mode": "python", "interpreter": "/nowhere/bin/python"}}, fresh=True, stages=TO_VALIDATE
     ),
@@ -420,6 +442,7 @@ def test_a_partition_that_was_refused_may_come_again_corrected_and_then_no_more(
 ACCEPTED = {
     "B03": ("columns in another order", "taken by name: tests/integration/test_ingest.py"),
     "B11": ("whole numbers with missing values", "stay whole numbers: tests/contract/test_sources.py"),
+    "B12": ("infinite numbers, in features or labels", "rows quarantined, counted: tests/integration/test_clean.py"),
     "B15": ("the same partition with the same content", "no work: test_bad_input.py"),
     "B20": ("a file that somebody is writing", "not taken, and said: test_bad_input.py"),
 }

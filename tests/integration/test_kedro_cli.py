@@ -57,6 +57,13 @@ def test_commands_run_on_the_projects_spec_from_any_folder(project: Path) -> Non
     assert "TriggerDecision" in shown.output
 
 
+def test_rows_to_label_are_asked_for_on_the_projects_spec(project: Path) -> None:
+    told = kaizen(project, "label", "queue", "--rows", "5")
+    assert (told.exit_code, told.output[:14]) == (0, "nothing to ask")
+    refused = kaizen(project, "label", "import", "--sheet", "labels.csv")
+    assert (refused.exit_code, "KZ357" in refused.output) == (3, True)
+
+
 def test_environment_is_kedros(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDRO_ENV", "prod")
     assert kaizen(project, "turn").exit_code == 0

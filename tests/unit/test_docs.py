@@ -44,3 +44,17 @@ def test_every_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> N
     assert commands >= {"turn", "backtest", "status", "doctor"}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in commands if f"`kaizen {name}" not in text] == []
+
+
+@pytest.mark.parametrize("page", ["clean", "labels"])
+def test_the_spec_of_a_how_to_is_part_of_one(page: str) -> None:
+    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    problem = {"task": "regression", "target": "spent", "entity": ["id"], "timestamp": "at"}
+    rest = {"train": {"runner": "callable", "function": "shop.model:train"}}
+    values = {"version": 1, "loop": "shop/x", "problem": problem, "gates": [{"metric": "mae", "at_most": 1}], **rest}
+    values |= yaml.safe_load(example)
+    values["gates"] = [
+        {"metric": "roc_auc" if values["problem"]["task"] == "classification" else "mae", "at_least": 0.0}
+    ]
+    parse_spec(values, page)

@@ -17,6 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.loops import LOOP, SPEC, merged, stations
 
+from kaizen import codec
 from kaizen.adapters.examples import assemble
 from kaizen.calendar import bounds
 from kaizen.clock import VirtualClock
@@ -184,6 +185,25 @@ def test_partitions_without_old_enough_outcomes_are_not_labelled(tmp_path_factor
     wall = now.astimezone(ZONE).replace(tzinfo=None)
     ends = {p: bounds(p, ZONE)[1].replace(tzinfo=None) for p in rows & outcomes}
     assert found == sorted(p for p, end in ends.items() if end + timedelta(days=delay) <= wall)
+
+
+@FEWER
+@given(months, months, times, st.integers(1, 90), st.integers(0, 90))
+def test_outcomes_that_happen_later_must_have_come_as_far_as_the_horizon(
+    tmp_path_factory, rows, outcomes, now, delay, horizon
+):
+    horizon = min(delay, horizon)
+    delivered, timed = {"schedules": rows, "outcomes": outcomes}, {"time": "arrives", "horizon": f"{horizon}d"}
+    with loop_of(tmp_path_factory.getbasetemp(), delivered, now, f"{delay}d") as loop:
+        loop.spec = parse_spec(merged(codec.encode(loop.spec), {"data": {"tables": {"outcomes": timed}}}), "test")
+        found = loop.labelled()
+        read = {p: {i.partition for i in loop.labels_for(p)} for p in found}
+    for month in found:
+        end = bounds(month, ZONE)[1].astimezone(UTC) + timedelta(days=horizon)
+        assert end <= max(bounds(p, ZONE)[1] for p in outcomes)
+        # Every outcome that a row of the month may have is in what is read.
+        assert read[month] == {p for p in outcomes if month <= p and bounds(p, ZONE)[0] <= end}
+    assert set(found) <= rows
 
 
 @FEWER

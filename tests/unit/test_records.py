@@ -15,6 +15,7 @@ from kaizen.errors import IntegrityError
 from kaizen.records import (
     KINDS,
     AcceptanceSet,
+    Asked,
     Bin,
     Comparison,
     ContainerRun,
@@ -30,6 +31,7 @@ from kaizen.records import (
     GateResult,
     HealthReport,
     Input,
+    LabelRequest,
     Performance,
     Profile,
     Promotion,
@@ -215,6 +217,14 @@ RECORDS: tuple[Record, ...] = (
         parameters={"training.max_iter": 80, "kind": "steep"},
         importance={"training.max_iter": 0.75, "kind": 0.25},
         ended_by="trials",
+    ),
+    LabelRequest(
+        moment="2013-06-01T00:00:00-04:00",
+        expires="2013-07-01T00:00:00-04:00",
+        generation=2,
+        champion=1,
+        asked=(Asked("2013-05", sha("1"), (7, 8, 26411)),),
+        sheet=f"store:label/2@sha256:{sha('2')}",
     ),
     AcceptanceSet(
         table="flights",

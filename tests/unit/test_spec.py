@@ -344,12 +344,22 @@ retrain, environment, tune
           next: give the others `join: [columns]`""",
     ),
     (
-        changed("data.tables.late", {"uri": "x.parquet", "role": "labels"}),
+        changed("data.tables.planes.max_age", "30d"),
         """\
-        KZ307: more than one labels table
-          where: kaizen.yml: data.tables
-          limit: at most one
-          next: merge them""",
+        KZ355: times that do not go together
+          where: kaizen.yml: data.tables.planes.max_age
+          value: 30d
+          limit: a table with asof
+          next: correct it; docs/how-to/labels.md says how rows and times meet""",
+    ),
+    (
+        changed("data.tables.planes.clean", {"missing": {"tailnum": {"fill": "N0"}}}),
+        """\
+        KZ356: not a rule of cleaning
+          where: kaizen.yml: data.tables.planes.clean.missing.tailnum
+          value: fill: N0
+          limit: a number, text, true or false, in a column that is no key, time or label
+          next: correct it""",
     ),
     (
         changed("gates.0.against", "champion"),
@@ -367,6 +377,63 @@ retrain, environment, tune
 )
 def test_a_refusal_tells_what_where_the_limit_and_the_next_action(values: dict[str, Any], message: str) -> None:
     assert str(refusal(values)) == textwrap.dedent(message)
+
+
+@pytest.mark.parametrize(
+    ("table", "keys", "refused"),
+    [
+        ("flights", {"asof": "time_hour"}, "asof"),
+        ("outcomes", {"asof": "landed"}, "asof"),
+        ("planes", {"time": "bought"}, "time"),
+        ("outcomes", {"known": "told"}, "known"),
+        ("outcomes", {"horizon": "1h"}, "horizon"),
+        ("outcomes", {"time": "landed", "horizon": "2d"}, "horizon"),
+        ("outcomes", {"join": ["tailnum"]}, "join"),
+    ],
+)
+def test_times_of_a_table_that_do_not_go_together_are_refused(table: str, keys: dict[str, Any], refused: str) -> None:
+    values = changed("problem.label_delay", "1d")
+    values["data"]["tables"][table].update(keys)
+    error = refusal(values)
+    assert (error.code, error.where) == ("KZ355", f"kaizen.yml: data.tables.{table}.{refused}")
+
+
+@pytest.mark.parametrize("policy", ["drop", "hash", {"truncate": "day"}])
+def test_a_time_that_says_since_when_something_is_known_stays_as_it_is(policy: Any) -> None:
+    values = changed("data.tables.planes.asof", "bought")
+    values["data"]["private"] = {"bought": policy}
+    error = refusal(values)
+    assert (error.code, error.where) == ("KZ341", "kaizen.yml: data.private.bought")
+    assert "data.tables.planes.asof: no policy" in str(error.limit)
+
+
+def test_outcomes_that_happen_later_need_a_label_delay() -> None:
+    values = changed("problem.label_delay", "0s")
+    values["data"]["tables"]["outcomes"]["time"] = "landed"
+    assert refusal(values).code == "KZ355"
+
+
+def test_of_several_sources_of_labels_the_first_says_when_labels_have_come() -> None:
+    spec = parse_spec(changed("data.tables.asked", {"uri": "x.csv", "role": "labels"}), "kaizen.yml")
+    assert (spec.labels, spec.label_tables) == ("outcomes", ("outcomes", "asked"))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"outliers": {"year": {"policy": "clip"}}},
+        {"outliers": {"year": {"policy": "clip", "low": 2, "high": 1}}},
+        {"missing": {"year": {"fill": None}}},
+        {"missing": {"year": {"fill": [1]}}},
+    ],
+)
+def test_a_rule_that_cleans_nothing_is_refused(rules: dict[str, Any]) -> None:
+    assert refusal(changed("data.tables.planes.clean", rules)).code == "KZ356"
+
+
+@pytest.mark.parametrize("column", ["arr_delay", "late", "time_hour"])
+def test_no_rule_invents_a_label_or_a_time(column: str) -> None:
+    assert refusal(changed("data.tables.outcomes.clean", {"missing": {column: {"fill": 0}}})).code == "KZ356"
 
 
 @pytest.mark.parametrize("zone", ["", "Europe/Nowhere", "../etc/passwd", "/etc/passwd", "Europe", "x" * 300])

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from kaizen.adapters import landing, tables
-from kaizen.adapters.examples import Examples, assemble_wide, default_features, join_labels
+from kaizen.adapters.examples import Examples, assemble_wide, default_features, label_rows
 from kaizen.adapters.masking import Mask
+from kaizen.calendar import bounds
 from kaizen.errors import UsageError
 from kaizen.ingest import WHOLE
 from kaizen.loop import Loop
 from kaizen.privacy import parse_policies
 from kaizen.publish import publish_file
-from kaizen.records import ScoredBatch
+from kaizen.records import Input, ScoredBatch
 from kaizen.sources import Item, Wanted, find_items
 from kaizen.spec import Spec, TableSpec
 
@@ -65,7 +69,7 @@ def _read(spec: Spec, table: TableSpec, item: Item, mask: Mask) -> dict[str, pd.
         format=table.format or "",
         encoding=table.encoding,
     )
-    timestamp, first, batches = spec.problem.timestamp, 1, []
+    timestamp, first, batches = table.own_time or spec.problem.timestamp, 1, []
     for batch in item.batches(wanted):
         timed = landing.with_time(batch, timestamp, wanted, first) if table.timed else batch
         batches.append(mask.apply(timed, item.where))
@@ -78,9 +82,10 @@ def _read(spec: Spec, table: TableSpec, item: Item, mask: Mask) -> dict[str, pd.
 
 def _cut(spec: Spec, table: TableSpec, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of a timed table by partition."""
-    keys = landing.by_time(spec.problem.timestamp, table.partition or "", spec.clock.timezone)
-    rows = pa.RecordBatch.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    return tables.cut_frames(iter([rows]), keys)
+    time = table.own_time or spec.problem.timestamp
+    keys = landing.by_time(time, table.partition or "", spec.clock.timezone)
+    rows = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None).combine_chunks()
+    return tables.cut_frames(iter(rows.to_batches()), keys)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -124,16 +129,30 @@ def land(folder: Path, names: list[str], history: History, partition: str = WHOL
             publish_file(folder / name / f"{partition}.parquet", partial(tables.write_parquet, rows))
 
 
+def land_until(folder: Path, names: list[str], history: History, end: datetime, zone: ZoneInfo) -> None:
+    """Deliver the partitions of some tables that end by then and were not delivered yet."""
+    for name in names:
+        for partition in history[name]:
+            if bounds(partition, zone)[1] <= end and not (folder / name / f"{partition}.parquet").exists():
+                land(folder, [name], history, partition)
+
+
 def paired_predictions(loop: Loop, scored: ScoredBatch) -> Part:
     """Label, the loop's prediction, the never-retrained model's, and day, for the labelled rows of a partition."""
     ours = tables.read_parquet(loop.store.file(scored.predictions))
     static = ours if scored.champion == 1 else _predict_static(loop, scored)
-    truth = loop.inputs_for([scored.partition], labels=True)[-1]
-    outcomes = ours if loop.spec.labels is None else tables.read_parquet(loop.store.file(truth.address))
-    label = join_labels(loop.spec, ours, outcomes)
+    label = label_rows(loop.spec, ours, read_inputs(loop, loop.labels_for(scored.partition)))
     known = ~np.isnan(label)
     days = Examples(ours, ours).days(loop.spec.problem.timestamp, loop.spec.clock.timezone)
     return label[known], ours["prediction"].to_numpy()[known], static["prediction"].to_numpy()[known], days[known]
+
+
+def read_inputs(loop: Loop, inputs: Iterable[Input]) -> dict[str, pd.DataFrame]:
+    """The rows of some partitions, by table."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for item in inputs:
+        parts.setdefault(item.table, []).append(tables.read_parquet(loop.store.file(item.address)))
+    return {name: _joined(frames) for name, frames in parts.items()}
 
 
 def _predict_static(loop: Loop, scored: ScoredBatch) -> pd.DataFrame:
