@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kaizen import __version__
+from kaizen.cli_data import add_data
 from kaizen.errors import KaizenError, UsageError
 
 STAGE_WORDS = (
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     command("doctor", _doctor, "what is installed, reachable and missing, and the fix for each")
     _add_image(commands)
     _add_ledger(commands)
+    add_data(commands, _open)
     return parser
 
 
@@ -182,6 +184,14 @@ def find_spec(given: Path | None) -> Path:
 
 def _env(arguments: argparse.Namespace) -> str:
     return arguments.env or os.environ.get("KAIZEN_ENV", "local")
+
+
+def _open(arguments: argparse.Namespace) -> Any:
+    """The loop that the arguments name, to be entered; without a tracking server, as nothing trains."""
+    from kaizen.adapters.memory_registry import MemoryRegistry
+    from kaizen.loop import open_loop
+
+    return open_loop(find_spec(arguments.spec), env=_env(arguments), registry=MemoryRegistry())
 
 
 def _turn(arguments: argparse.Namespace) -> int:
