@@ -74,11 +74,15 @@ def show(loop: Loop, table: str = "", partition: str = "") -> Facts:
     versions = history(loop, table)
     if partition and partition not in versions:
         raise _no_partition(table, partition, list(versions))
+    parts = _parts(loop, table, versions)
     if partition:
-        newest = versions[partition][-1]
-        facts = partition_facts(loop, versions[partition])
-        return {"loop": loop.name, **_entry(loop, newest), **facts, "versions": len(versions[partition])}
-    parts = [partition_facts(loop, landed) for landed in versions.values()]
+        chain = versions[partition]
+        return {
+            "loop": loop.name,
+            **_entry(loop, chain[-1]),
+            **parts[list(versions).index(partition)],
+            "versions": len(chain),
+        }
     columns = _entry(loop, newest_of(versions))["columns"] if versions else describe(loop.spec, table).get("columns")
     return {**table_facts(loop, table), "loop": loop.name, "parts": parts, "columns": columns or {}}
 
@@ -86,7 +90,7 @@ def show(loop: Loop, table: str = "", partition: str = "") -> Facts:
 def table_facts(loop: Loop, table: str) -> Facts:
     """What the spec says of a table, and what its newest versions come to."""
     versions = history(loop, table)
-    parts = [partition_facts(loop, landed) for landed in versions.values()]
+    parts = _parts(loop, table, versions)
     about = describe(loop.spec, table)
     columns = {**about.get("columns", {}), **(_entry(loop, newest_of(versions))["columns"] if versions else {})}
     return {
@@ -106,11 +110,14 @@ def table_facts(loop: Loop, table: str) -> Facts:
     }
 
 
-def partition_facts(loop: Loop, landed: Sequence[Landed]) -> Facts:
-    """The newest version of a partition, and the verdict on it."""
-    newest = landed[-1]
+def _parts(loop: Loop, table: str, versions: History) -> list[Facts]:
+    reports = loop.heads(ValidationReport, f"validation/{table}/")
+    return [partition_facts(chain[-1], reports.get(name)) for name, chain in versions.items()]
+
+
+def partition_facts(newest: Landed, report: ValidationReport | None) -> Facts:
+    """The newest version of a partition, and the verdict on it: the newest one, unless that was on a version before."""
     version = newest.version
-    report = loop.head(ValidationReport, f"validation/{newest.name}")
     judged = report if report and report.data == version.digest else None
     return {
         "partition": version.partition,
