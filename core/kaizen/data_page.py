@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from kaizen import svg
 from kaizen.data_pictures import categories, histogram, missing_map, rows_by_partition, short, sparkline, strengths
 from kaizen.explore import Facts
-from kaizen.records import CRAMER, POINT_BISERIAL, ColumnProfile, DataProfile, FeatureDrift, TargetProfile
+from kaizen.records import CRAMER, EXACTLY, POINT_BISERIAL, ColumnProfile, DataProfile, FeatureDrift, TargetProfile
 from kaizen.report import cells, grid, page, section
 from kaizen.svg import Markup, number, tag
 
@@ -194,7 +194,7 @@ def _statistics(found: DataProfile, column: ColumnProfile) -> Markup:
 
 
 def _distinct(column: ColumnProfile) -> str:
-    return f"{column.distinct:,}" if column.distinct < svg.WIDTH * 4 else f"≈ {column.distinct:,}"
+    return f"{column.distinct:,}" if column.distinct < EXACTLY else f"≈ {column.distinct:,}"
 
 
 def _trend(table: TablePage, column: ColumnProfile) -> Markup:
@@ -308,8 +308,7 @@ def kept_for(retention: str) -> str:
 
 def human_size(size: int) -> str:
     """Bytes for people, in steps of 1,000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    return f"{size:.3g} TB"
+    left, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while left >= 1000 and len(units) > 1:
+        left, units = left / 1000, units[1:]
+    return f"{left:.0f} {units[0]}" if units[0] == "B" else f"{left:.3g} {units[0]}"

@@ -415,6 +415,9 @@ class Profile(Record):
     features: tuple[FeatureProfile, ...]
 
 
+EXACTLY = 4096
+"""Up to so many different values of a column are counted, beyond that their number is estimated."""
+
 ColumnKind = Literal["number", "time", "category", "private", "other"]
 
 
@@ -424,7 +427,7 @@ class ColumnProfile:
 
     Attributes:
         type: as its file has it. missing: nulls and NaN. infinite: infinities, which no other number counts.
-        distinct: different values; exact up to 4,096, beyond that estimated.
+        distinct: different values; below ``EXACTLY`` counted, from there on estimated.
         minimum, maximum: of all rows; of times as ISO 8601. mean, deviation: of all rows, the latter of a sample (n-1).
         quantiles: at 0.05, 0.25, 0.5, 0.75 and 0.95, of the profile's sampled rows.
         bins: what is drawn, of the sampled rows: categories, or ``(previous upper, upper]`` up to the maximum.

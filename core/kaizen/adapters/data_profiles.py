@@ -21,11 +21,10 @@ import pyarrow.parquet as pq
 
 from kaizen.adapters.profiles import make_profile
 from kaizen.adapters.row_hashes import BATCH, hash_rows, hash_values, open_file, read_batches
-from kaizen.records import Bin, ColumnKind, ColumnProfile, DataProfile, FeatureProfile, Profile
+from kaizen.records import EXACTLY, Bin, ColumnKind, ColumnProfile, DataProfile, FeatureProfile, Profile
 
 SAMPLE = 1 << 17
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_KEPT = 4096
 _BARS = 24
 _TAIL = 0.005
 """Share of rows at each end that the first and the last bar of a distribution take in, however far they lie."""
@@ -152,15 +151,15 @@ class _Distinct:
     kept: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def add(self, hashes: np.ndarray) -> None:
-        if len(self.kept) == _KEPT:
+        if len(self.kept) == EXACTLY:
             hashes = hashes[hashes < self.kept[-1]]
         if len(hashes):
-            self.kept = np.unique(np.concatenate([self.kept, hashes]))[:_KEPT]
+            self.kept = np.unique(np.concatenate([self.kept, hashes]))[:EXACTLY]
 
     def estimate(self) -> int:
-        if len(self.kept) < _KEPT:
+        if len(self.kept) < EXACTLY:
             return len(self.kept)
-        return round((_KEPT - 1) / (float(self.kept[-1]) / 2.0**64))
+        return round((EXACTLY - 1) / (float(self.kept[-1]) / 2.0**64))
 
 
 @dataclass
