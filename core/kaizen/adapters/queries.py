@@ -20,7 +20,7 @@ from kaizen.adapters.schemas import conform
 from kaizen.canonical import digest
 from kaizen.errors import MissingDependency
 from kaizen.secrets import find_secrets
-from kaizen.sources import Item, Wanted
+from kaizen.sources import Item, Wanted, Whence
 from kaizen.spec import TableSpec
 
 _ROWS = 10_000
