@@ -61,6 +61,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have measured: those of other processes cannot print it themselves."""
+    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, ())]
+    for text in [text for r in reports for name, text in r.user_properties if name == "measured" and r.when == "call"]:
+        terminalreporter.write_line(text)
+
+
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     """With KAIZEN_NO_SKIPS=1 a skip is a failure that shows its reason, but for an engine that cannot be here."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -76,9 +83,8 @@ def isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     for variable in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR", "DVC_SITE_CACHE_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / ".dvc-of-the-user"))
-    for variable in [
-        name for name in os.environ if name.startswith(("KEDRO_ENV", "MLFLOW_REGISTRY_URI", "KAIZEN_FAULT"))
-    ]:
+    leading = ("KEDRO_ENV", "MLFLOW_REGISTRY_URI", "KAIZEN_FAULT", "KAIZEN_DATA_REMOTE")
+    for variable in [name for name in os.environ if name.startswith(leading)]:
         monkeypatch.delenv(variable)
     path = sys.path.copy()
     yield

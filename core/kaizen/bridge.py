@@ -54,12 +54,16 @@ PlacedStage = Literal["trigger", "trial", "train", "evaluate", "deploy", "score"
 
 @dataclass(frozen=True)
 class InputFile:
-    """One partition's validated rows: where they lie for this place, and what they must be."""
+    """One partition's validated rows: where they lie for this place, and what they must be.
+
+    ``acceptance``: it belongs to the acceptance set: of the main table the members alone.
+    """
 
     table: str
     partition: str
     path: str
     sha256: str
+    acceptance: bool = field(default=False, metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Request:
         models: by role: ``candidate``, ``champion``. reference: path of the profile to bin by.
         folder: where outputs and the result go. turn: the turn that it belongs to.
         checkpoints: a folder that outlives the attempts at a training, "" where there is none.
-        parameters: for user code, as a search chose them. selection: of a trial, the rows that it is measured on.
+        parameters: for user code, as a search chose them. selection: of a trial, the rows that it is measured on; of
+            trigger, those of the gate. held_by: the columns by which rows of the acceptance set are known.
         secrets: names of what is handed in after the start. patience: for how many seconds they are waited for.
     """
 
@@ -100,6 +105,7 @@ class Request:
     secrets: tuple[str, ...] = ()
     patience: float = 0.0
     protocol: int = PROTOCOL
+    held_by: tuple[str, ...] = field(default=(), metadata=codec.LATER)
 
 
 def run(request: Request, place: PlaceSpec, caller: Caller, watch: Watch | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kaizen import __version__
+from kaizen.cli_data import add_data
 from kaizen.errors import KaizenError, UsageError
 
 STAGE_WORDS = (
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_image(commands)
     _add_label(commands)
     _add_ledger(commands)
+    add_data(commands, _open)
     return parser
 
 
@@ -207,9 +209,16 @@ def _env(arguments: argparse.Namespace) -> str:
     return arguments.env or os.environ.get("KAIZEN_ENV", "local")
 
 
+def _open(arguments: argparse.Namespace) -> Any:
+    """The loop that the arguments name, to be entered."""
+    from kaizen.loop import open_loop
+
+    return open_loop(find_spec(arguments.spec), env=_env(arguments))
+
+
 def _turn(arguments: argparse.Namespace) -> int:
     from kaizen.loop import open_loop
-    from kaizen.records import PromotionDecision
+    from kaizen.records import PromotionDecision, TrainedModel
     from kaizen.turn import advance
 
     with open_loop(find_spec(arguments.spec), env=_env(arguments)) as loop:
@@ -239,6 +248,8 @@ def _turn(arguments: argparse.Namespace) -> int:
             verdict = loop.by_digest(PromotionDecision, f"candidate/{done.turn.turn}", done.turn.promotion_decision)
             for gate in verdict.gates:
                 print(f"  {'passed' if gate.passed else 'FAILED'}  {gate.gate}: {gate.reason}")
+            for warning in loop.by_digest(TrainedModel, f"candidate/{done.turn.turn}", done.turn.candidate).warnings:
+                print(f"  warning  {warning}")
     return 0
 
 

@@ -105,6 +105,7 @@ def _loop(path: Path, env: str | None) -> Iterator[Finding]:
             yield Finding("spec", "ok", f"{loop.name}, digest {loop.spec.digest[:12]}")
             yield Finding("ledger", "ok", f"{sum(1 for _ in loop.ledger.heads(loop.name))} subjects")
             yield _tracking(loop.registry.alias, registry_name(loop))
+            yield _remote(loop)
             if loop.spec.place.mode == "python":
                 yield _place(loop.spec.place.interpreter)
             elif loop.spec.place.mode == "docker":
@@ -122,6 +123,14 @@ def _tracking(alias: object, name: str) -> Finding:
     except KaizenError as error:
         return Finding("tracking", "broken", f"{error.code}: {error.what}", error.action)
     return Finding("tracking", "ok", f"champion alias at version {champion}")
+
+
+def _remote(loop: Loop) -> Finding:
+    try:
+        loop.data.probe()
+    except KaizenError as error:
+        return Finding("data remote", "broken", f"{error.code}: {error.what}: {error.value}", error.action)
+    return Finding("data remote", "ok", "can be written")
 
 
 def _engine(loop: Loop) -> Finding:

@@ -189,12 +189,26 @@ class ModelRefused(KaizenError):
     exit_code = 9
 
 
-# A file is still being written; a lease is held; ledger, tracking server or engine is out of reach; a place was killed,
-# lost its GPU or its disk was full; an image could not be pulled; secrets did not reach a container; another engine's
-# container is still leased.
+# A file is still being written; the data repository is busy; a lease is held; ledger, tracking server or engine is out
+# of reach; a place was killed, lost its GPU or its disk was full; an image could not be pulled; secrets did not reach a
+# container; another engine's container is still leased.
 _MAY_PASS = frozenset(
     {
-        *("KZ406", "KZ503", "KZ506", "KZ703", "KZ707", "KZ710", "KZ712", "KZ713", "KZ715", "KZ719", "KZ720", "KZ725"),
+        *(
+            "KZ406",
+            "KZ446",
+            "KZ503",
+            "KZ506",
+            "KZ703",
+            "KZ707",
+            "KZ710",
+            "KZ712",
+            "KZ713",
+            "KZ715",
+            "KZ719",
+            "KZ720",
+            "KZ725",
+        ),
         *("KZ726", "KZ729", "KZ801"),
     }
 )

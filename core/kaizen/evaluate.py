@@ -11,14 +11,19 @@ from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.ports import Run
 from kaizen.records import Comparison, EvaluationReport, Input, TrainedModel, TrainingSet
+from kaizen.windows import refuse_seen
 
 
 def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: str) -> EvaluationReport:
-    """Measure in the place, by the gates' metrics and slices. A retry finds the report that is there."""
+    """Measure in the place, by the gates' metrics and slices. A retry finds the report that is there.
+
+    Raises ``DataRefused`` (KZ429) if the champion, who may be another than when this was trained, has seen the rows.
+    """
     if earlier := _earlier(loop, candidate, turn):
         # The attempt that left it may have died in between.
         _show(loop, earlier, turn)
         return earlier
+    refuse_seen(loop, examples.gate)
     champion = loop.champion()
     number = champion[0].champion if champion else None
     key = digest([candidate.digest, number, examples.gate.start, examples.gate.end, loop.spec.digest, turn])
@@ -26,6 +31,7 @@ def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: s
     inputs = _inputs_of_gate(loop, examples)
     request = loop.request("evaluate", turn, inputs=inputs, window=examples.gate, models=models)
     outputs = loop.run(request)
+    held = loop.acceptance()
     report = EvaluationReport(
         candidate=candidate.digest,
         champion=number,
@@ -35,6 +41,8 @@ def evaluate(loop: Loop, examples: TrainingSet, candidate: TrainedModel, turn: s
         blocks=outputs["blocks"],
         confidence=loop.spec.confidence,
         comparisons=codec.decode(tuple[Comparison, ...], outputs["comparisons"]),
+        acceptance_set=held.digest if held else "",
+        acceptance=codec.decode(tuple[Comparison, ...], outputs.get("acceptance", [])),
     )
     fault_point("evaluate.before_append")
     loop.append(f"candidate/{turn}", report, key, turn=turn)
@@ -47,6 +55,7 @@ def _show(loop: Loop, report: EvaluationReport, turn: str) -> None:
     metrics = {
         f"{role}_{c.metric}": e.value for c in whole for role in ("candidate", "champion") if (e := getattr(c, role))
     }
+    metrics |= {f"acceptance_{c.metric}": c.candidate.value for c in report.acceptance}
     gains = {f"gain_{c.metric}": c.gain.value for c in whole if c.gain}
     loop.log(turn, Run("evaluate", metrics={**metrics, **gains, "rows": float(report.rows)}))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,15 +23,16 @@ from kaizen.containers import parse_size
 from kaizen.errors import DataRefused, HeadMoved, MissingDependency, PartitionConflict
 from kaizen.faults import fault_point
 from kaizen.loop import Loop
+from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
-from kaizen.records import DataVersion, Delivery, Source, ValidationReport
+from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
 from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
 from kaizen.spec import Spec, TableSpec
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
-    from kaizen.adapters.door import Door
+    from kaizen.adapters.door import Door, Earlier
     from kaizen.adapters.landing import Cut, Draft, Rows
     from kaizen.adapters.masking import Mask
 
@@ -154,8 +154,8 @@ class _Taking:
     lock: int
     identities: dict[tuple[str, str], str] = field(default_factory=dict)
     """Of items whose bytes this call has hashed."""
-    read: Counter[str] = field(default_factory=Counter)
-    """Deliveries of each table that this call has read."""
+    earlier: dict[str, Earlier] = field(default_factory=dict)
+    """By table: what this call has seen of it."""
 
     # What there is to take.
 
@@ -313,12 +313,12 @@ class _Taking:
 
         Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
         """
-        from kaizen.adapters.door import Door
+        from kaizen.adapters.door import Door, Earlier
         from kaizen.adapters.landing import Cutter, as_it_is, with_time
 
         spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        door = Door(spec, self._mask, item.where, self.tell, digest=digest, number=self.read[name])
-        self.read[name] += 1
+        earlier = self.earlier.setdefault(name, Earlier())
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
         wanted = Wanted(
             item.where,
             table.columns,
@@ -451,7 +451,11 @@ class _Taking:
         landed, waiting[:] = list(waiting), []
         if not landed:
             return []
-        made = {id(each): [self._version(name, p, v, each) for p, v in each.versions.items()] for each in landed}
+        pointers = self._commit(name, landed)
+        made = {
+            id(each): [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
+            for each in landed
+        }
         fault_point("ingest.after_commit")
         events = []
         for each in landed:
@@ -476,13 +480,25 @@ class _Taking:
         landed = self._land(name, item, None, [], [])
         return self._finish(name, [landed], attempt + 1) if landed else []
 
-    def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed) -> DataVersion:
+    def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
+        files = [
+            NewFile(
+                data_path(name, partition),
+                self.loop.store.file_path(new.draft.sha256),
+                f"ingest {name}/{partition}",
+                {"rows": new.draft.rows},
+            )
+            for each in landed
+            for partition, new in each.versions.items()
+        ]
+        return self.loop.data.commit(files) if files else {}
+
+    def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed, pointer: Pointer) -> DataVersion:
         from kaizen.adapters.examples import make_label
         from kaizen.adapters.tables import count_classes, read_columns
 
         loop, spec, draft = self.loop, self.loop.spec, new.draft
         file = loop.store.file_path(draft.sha256)
-        pointer = loop.data.commit(f"{name}/{partition}.parquet", file, f"ingest {name}/{partition}")
         labels = {}
         if name in (spec.label_tables or (spec.main,)) and spec.problem.task == "classification":
             labels = count_classes(make_label(spec, read_columns(file, [spec.truth])))

@@ -1,7 +1,7 @@
 """A loop, opened: its spec, its ledger, its stores. What a stage function takes first.
 
-Roots come from the environment: KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI, else ``environment:`` of the
-spec, else ``.kaizen`` in the project's folder.
+Roots come from the environment: KAIZEN_HOME, KAIZEN_LEDGER_URL, MLFLOW_TRACKING_URI and KAIZEN_DATA_REMOTE, else
+``environment:`` of the spec, else ``.kaizen`` in the project's folder.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from kaizen.errors import MissingDependency, SpecError
 from kaizen.ledger import Event, Ledger, NewEvent, open_ledger
 from kaizen.ports import DataRepository, Registry, Run, Study
 from kaizen.records import (
+    AcceptanceSet,
     DataVersion,
     Input,
     Promotion,
@@ -40,6 +41,9 @@ from kaizen.trials import Watch
 
 EVERYTHING = Window(None, None)
 """All rows, whatever their time."""
+
+_KEEPS_OUT: tuple[PlacedStage, ...] = ("trigger", "trial", "train", "evaluate")
+"""Stages that read labels, none of the acceptance set's."""
 
 R = TypeVar("R", bound=Record)
 
@@ -185,18 +189,25 @@ class Loop:
     def labelled(self) -> list[str]:
         """Partitions of the main table whose outcomes have come and are old enough, oldest first."""
         now, zone, delay = self.moment(), self.spec.timezone, self.spec.problem.label_delay
-        old = [p for p in self.validated(self.spec.main) if bounds(p, zone)[1] + delay <= now]
-        table = self.spec.labels
+        return [p for p in self.with_outcomes() if bounds(p, zone)[1] + delay <= now]
+
+    def with_outcomes(self) -> list[str]:
+        """Partitions of the main table whose outcomes have come, however old they are; oldest first."""
+        rows, table, zone = list(self.validated(self.spec.main)), self.spec.labels, self.spec.timezone
         if table is None:
-            return old
+            return rows
         known, spec = set(self.validated(table)), self.spec.data.tables[table]
         if not spec.timed:
-            return old if known else []
+            return rows if known else []
         if not spec.time:
-            return [p for p in old if p in known]
+            return [p for p in rows if p in known]
         # A row's outcome may lie in a later partition than the row: outcomes must have come that far.
         reached = max((_utc(bounds(p, zone)[1]) for p in known), default=datetime.fromtimestamp(0, UTC))
-        return [p for p in old if _utc(bounds(p, zone)[1]) + self.spec.horizon_of(table) <= reached]
+        return [p for p in rows if _utc(bounds(p, zone)[1]) + self.spec.horizon_of(table) <= reached]
+
+    def acceptance(self) -> AcceptanceSet | None:
+        """The rows that were set aside."""
+        return self.head(AcceptanceSet, "acceptance")
 
     def moment(self) -> datetime:
         """The present in the loop's own clock: the wall's, or as late as the data that has come tells."""
@@ -240,6 +251,8 @@ class Loop:
             InputFile(i.table, i.partition, str(self.store.file(i.address)), split_address(i.address)[1])
             for i in inputs
         ]
+        held = self.acceptance() if stage in _KEEPS_OUT else None
+        files += self._acceptance_files(held) if held else []
         folders = {
             role: ModelFolder(str(self.store.folder(m.model)), split_address(m.model)[1])
             for role, m in (models or {}).items()
@@ -264,7 +277,18 @@ class Loop:
             saved,
             settings,
             selection,
+            held_by=held.columns if held else (),
         )
+
+    def _acceptance_files(self, held: AcceptanceSet) -> list[InputFile]:
+        """The members with their look-ups and labels: to be kept out, and to be measured on."""
+        own = [i for i in held.inputs if i.table == held.table]
+        members = [replace(i, address=address) for i, address in zip(own, held.members, strict=True)]
+        others = [i for i in held.inputs if i.table != held.table]
+        return [
+            InputFile(i.table, i.partition, str(self.store.file(i.address)), split_address(i.address)[1], True)
+            for i in (*members, *others)
+        ]
 
     def run(self, request: Request, *, watch: Watch | None = None, limit: timedelta | None = None) -> dict[str, Any]:
         """Run a stage in the loop's place; see ``bridge.run``. What an earlier stage left has been kept by now.
@@ -348,7 +372,7 @@ def open_loop(
             home=base,
             ledger=ledger,
             store=store,
-            data=_data_repository(base, store),
+            data=_data_repository(base, data_remote(spec, path, home, environment) or base / "data-remote", store),
             registry=registry or _mlflow(tracking, root),
             clock=clock,
             actor=actor or os.environ.get("KAIZEN_ACTOR") or getpass.getuser(),
@@ -373,6 +397,16 @@ def roots(
     return root, ledger or f"sqlite:///{root / 'ledger.db'}", tracking or f"sqlite:///{root / 'mlflow.db'}"
 
 
+def data_remote(spec: Spec, path: Path, home: Path | None = None, environment: EnvironmentSpec | None = None) -> str:
+    """Where an environment keeps this loop's share of its DVC remote; "" if it lies with the loop itself."""
+    named = (environment.remote if environment else "") or os.environ.get("KAIZEN_DATA_REMOTE") or ""
+    if home is not None or not (named or spec.environment.remote):
+        return ""
+    named = named or spec.environment.remote
+    root = named if "://" in named else str((path.parent / named).resolve())
+    return f"{root.rstrip('/')}/{spec.loop}"
+
+
 def studies_url(ledger: str) -> str:
     """Where studies are kept: in the ledger's PostgreSQL database, in a file beside its SQLite file, or in memory."""
     scheme, separator, rest = ledger.partition("://")
@@ -395,12 +429,12 @@ def read_suite_file(path: Path, table: str) -> None:
         )
 
 
-def _data_repository(base: Path, store: Store) -> DataRepository:
+def _data_repository(base: Path, remote: str | Path, store: Store) -> DataRepository:
     try:
         from kaizen.adapters.dvc_repository import DvcRepository
     except ImportError:
         raise MissingDependency("DVC", "dvc") from None
-    return DvcRepository(base / "data", base / "data-remote", store)
+    return DvcRepository(base / "data", remote, store)
 
 
 def _mlflow(tracking: str, root: Path) -> Registry:

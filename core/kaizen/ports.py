@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +20,93 @@ class Pointer:
     commit: str
 
 
+@dataclass(frozen=True)
+class NewFile:
+    """A version to be: ``source``, a file of the store, is to be the content of ``path`` (posix, relative).
+
+    ``message`` is its commit's; ``meta`` (plain values) goes beside its digests, for people and their tools.
+    """
+
+    path: str
+    source: Path
+    message: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A version in the history: what ``path`` was from ``commit`` on, and the ``meta`` that came with it."""
+
+    path: str
+    commit: str
+    md5: str
+    size: int
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A copy that is not what was committed: at ``place`` (store, cache, remote or ledger) ``found`` was there."""
+
+    path: str
+    commit: str
+    md5: str
+    place: str
+    found: str
+    repaired: bool = False
+
+
+@dataclass(frozen=True)
+class BackedUp:
+    """What a backup or a restored data set holds, and how much of it was copied this time."""
+
+    commit: str
+    versions: int
+    objects: int
+    size: int
+    copied: int
+
+
 class DataRepository(Protocol):
-    """Versions of a loop's partitions that people read with their own tools (``dvc pull``, ``dvc diff``)."""
+    """Versions of a loop's partitions that people read with their own tools (``dvc pull``, ``dvc diff``).
 
-    def commit(self, path: str, source: Path, message: str) -> Pointer:
-        """Make ``source``'s bytes the content of ``path`` (posix, relative), in the remote too, as one commit.
+    ``tell`` is called with a line of progress now and then.
+    """
 
-        The same bytes at the same path again make no new commit and return the pointer that there is.
+    def probe(self) -> None:
+        """Refuse a remote that cannot be written, before anything else is done."""
+        ...
+
+    def commit(self, versions: Sequence[NewFile]) -> dict[str, Pointer]:
+        """Keep each version, in the remote too, as one commit of its own; the pointers by path.
+
+        The same bytes at the same path again make no new commit and return the pointer that there is. Whatever is
+        refused, nothing of this call is in the history then.
         """
+        ...
+
+    def versions(self) -> list[Kept]:
+        """Every version in the history, oldest first."""
+        ...
+
+    def verify(self, tell: Callable[[str], object], *, repair: bool = False) -> list[Wrong]:
+        """Re-hash every copy of every version; ``repair`` replaces what is wrong from a copy that is whole."""
+        ...
+
+    def checkout(self, moment: str | datetime, folder: Path, tell: Callable[[str], object]) -> str:
+        """Make ``folder`` the data set as of a revision or time, verified; the commit."""
+        ...
+
+    def backup(self, remote: str, tell: Callable[[str], object]) -> BackedUp:
+        """Copy the history and what is not there yet of its objects to a second remote, verified."""
+        ...
+
+    def restore(self, remote: str, tell: Callable[[str], object]) -> BackedUp:
+        """Bring all that a backup holds back into store, repository and remote, verified."""
+        ...
+
+    def reconcile(self, now: datetime) -> Iterator[str]:
+        """Push again what the remote lost, mend what killed processes left; objects of no version are named."""
         ...
 
 

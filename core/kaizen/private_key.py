@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from kaizen.errors import UsageError
+from kaizen.publish import publish_text
 from kaizen.secrets import find_secrets
 
 FILE = "private.key"
@@ -78,6 +79,9 @@ def fingerprint(key: bytes) -> str:
 def _make(path: Path) -> None:
     """A random key at ``path``, whole and durable or not at all; the first of two makers wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not (ignored := path.with_name(".gitignore")).exists():
+        # A home may lie in a project of which somebody says `git add .`.
+        publish_text(ignored, f"{FILE}\n.{FILE}-*\n")
     draft = path.with_name(f".{FILE}-{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -30,20 +30,25 @@ def decide_promotion(evaluation: EvaluationReport, gates: Sequence[GateSpec]) ->
 
 
 def _judge(gate: GateSpec, evaluation: EvaluationReport) -> list[GateResult]:
-    found = [c for c in evaluation.comparisons if c.metric == gate.metric]
+    held = gate.rows == "acceptance"
+    measured = evaluation.acceptance if held else evaluation.comparisons
+    found = [c for c in measured if c.metric == gate.metric]
     whole = next((c for c in found if not c.slice), None)
     if gate.slices:
         return _judge_slices(gate, evaluation, found)
     name = f"{gate.metric} against champion" if gate.against else f"{gate.metric} floor"
+    name += " on the acceptance set" if held else ""
     limit = gate.margin if gate.against else (gate.at_least if gate.at_least is not None else gate.at_most) or 0.0
     if whole is None:
-        return [GateResult(name, False, None, limit, f"unknown: {evaluation.rows} labelled rows cannot be measured")]
+        rows = "the acceptance set" if held else f"{evaluation.rows} labelled rows"
+        return [GateResult(name, False, None, limit, f"unknown: {rows} cannot be measured")]
     if gate.against:
         return [_judge_gain(gate, evaluation, whole, name)]
     value = whole.candidate.value
     passed = value >= limit if gate.at_least is not None else value <= limit
     sign = "at least" if gate.at_least is not None else "at most"
-    return [GateResult(name, passed, value, limit, f"{gate.metric} {value:.4f}, {sign} {limit:g} asked")]
+    where = f" on {whole.rows} rows set aside" if held else ""
+    return [GateResult(name, passed, value, limit, f"{gate.metric} {value:.4f}{where}, {sign} {limit:g} asked")]
 
 
 def _judge_gain(gate: GateSpec, evaluation: EvaluationReport, whole: Comparison, name: str) -> GateResult:

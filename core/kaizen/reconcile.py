@@ -25,8 +25,9 @@ _DRAFTS = (".scratch-*", ".publish-*", ".draft-*", ".damaged-*", ".save-*")
 
 
 def reconcile(loop: Loop) -> list[str]:
-    """Heal the registry's aliases; remove this loop's old leftovers, and containers that nobody owns; told in words."""
-    return [*heal_aliases(loop), *sweep(loop.home, loop.clock.now()), *remove_containers(loop)]
+    """Heal the registry's aliases and the data's remote, remove what killed processes left; told in words."""
+    now = loop.clock.now()
+    return [*heal_aliases(loop), *loop.data.reconcile(now), *sweep(loop.home, now), *remove_containers(loop)]
 
 
 def remove_containers(loop: Loop) -> Iterator[str]:

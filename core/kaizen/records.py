@@ -7,9 +7,12 @@ source. Records hold facts only: no times of the machine, no paths; ``at`` and `
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo
 
 from kaizen import codec
+from kaizen.calendar import days_later
 from kaizen.canonical import digest
 from kaizen.errors import IntegrityError
 
@@ -99,6 +102,11 @@ class DataVersion(Record):
     private: dict[str, str] = field(default_factory=dict, metadata=codec.LATER)
 
 
+def data_path(table: str, partition: str) -> str:
+    """Where a partition lies in the data repository."""
+    return f"{table}/{partition.removesuffix('.parquet')}.parquet"
+
+
 @dataclass(frozen=True)
 class Delivery(Record):
     """A delivery was taken, and these partitions came out of it. Left by ingest: the same one again is no work."""
@@ -177,6 +185,14 @@ class Window:
     start: str | None
     end: str | None
 
+    def cut(self, newest: timedelta, zone: ZoneInfo) -> tuple[Window, Window]:
+        """The window before its ``newest`` so many days in ``zone``, and those; its end must be known."""
+        if self.end is None:
+            raise ValueError("an open window has no newest part")
+        end = datetime.fromisoformat(self.end).astimezone(zone)
+        start = days_later(end, -newest.total_seconds() / 86400).isoformat()
+        return Window(self.start, start), Window(start, self.end)
+
 
 @dataclass(frozen=True)
 class TrainingSet(Record):
@@ -185,6 +201,26 @@ class TrainingSet(Record):
     inputs: tuple[Input, ...]
     window: Window
     gate: Window
+
+
+@dataclass(frozen=True)
+class AcceptanceSet(Record):
+    """Rows that nothing is ever trained, tuned or compared on: a floor. Left by validate, once in a loop's life.
+
+    Attributes:
+        table: the main one. columns: a row with the values that a member has in them is kept out wherever it comes.
+        share, salt: members are the keys whose salted hash lies below ``share``.
+        inputs: what it was taken from, with the look-ups and labels as they were.
+        members: addresses of the members' rows, one for each partition of ``table`` among the inputs, in order.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    share: float
+    salt: str
+    inputs: tuple[Input, ...]
+    members: tuple[str, ...]
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -208,6 +244,7 @@ class TrainedModel(Record):
         profile: address of the reference profile of the rows it was trained on.
         parity: digest of its predictions on its own input example; every place must reproduce it.
         parameters: its plain settings, as the tracking server shows them.
+        warnings: what was odd about the rows, and no reason to refuse them.
     """
 
     training_set: str
@@ -220,6 +257,7 @@ class TrainedModel(Record):
     profile: str
     parity: str
     parameters: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=(), metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -258,6 +296,10 @@ class EvaluationReport(Record):
     """Days in the window: the unit that is resampled."""
     confidence: float
     comparisons: tuple[Comparison, ...]
+    acceptance_set: str = field(default="", metadata=codec.LATER)
+    """Digest of the ``AcceptanceSet``, "" without one."""
+    acceptance: tuple[Comparison, ...] = field(default=(), metadata=codec.LATER)
+    """The candidate alone on the acceptance set: an older champion may have seen it, were it set aside later."""
 
 
 @dataclass(frozen=True)
@@ -545,6 +587,7 @@ KINDS: dict[str, type[Record]] = {
         ContainerRun,
         Search,
         LabelRequest,
+        AcceptanceSet,
     )
 }
 

@@ -31,6 +31,7 @@ class Training:
 
     Attributes:
         examples: n rows: the feature columns as they were ingested, and the target column.
+        validation: rows like ``examples``, from the same window and not among them; None without ``train.validation``.
         target: name of the target column.
         spec: the ``train`` section, with the names that the runner needs and the seed.
         project: the project's folder.
@@ -48,6 +49,7 @@ class Training:
     checkpoints: Checkpoints | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     report: Report = say_nothing
+    validation: pd.DataFrame | None = None
 
 
 Runner = Callable[[Training], Any]
@@ -81,10 +83,11 @@ def run_callable(training: Training) -> Any:
     """Call ``train.function`` (``"package.module:function"``) as ``function(examples, target=..., seed=...)``.
 
     Besides, it gets what a search chose for it by name, and as far as it has such parameters the training's
-    ``checkpoints`` and ``report``.
+    ``checkpoints``, ``report`` and ``validation``.
 
     Raises:
-        SpecError: KZ309 there is no such function, KZ318 it does not take a parameter that is searched.
+        SpecError: KZ309 there is no such function, KZ318 it does not take a parameter that is searched, KZ350 rows
+            for validation are not taken, or not there.
     """
     module_name, _, name = training.spec.function.partition(":")
     try:
@@ -98,12 +101,30 @@ def run_callable(training: Training) -> Any:
             limit='"package.module:function", importable from the project',
             action="correct the name, or install the project where the loop trains",
         ) from error
-    names, takes_any = _parameters_of(function)
+    names, required, takes_any = _parameters_of(function)
+    where = f"train.function: {training.spec.function}"
     if not takes_any and (unknown := [name for name in training.parameters if name not in names]):
-        raise not_taken(f"train.function: {training.spec.function}", unknown, names)
+        raise not_taken(where, unknown, names)
+    check_validation(training, where, taken="validation" in names, needed="validation" in required)
     offered = {"checkpoints": training.checkpoints, "report": training.report}
+    offered |= {"validation": training.validation} if training.validation is not None else {}
     more = {name: value for name, value in offered.items() if name in names}
     return function(training.examples, target=training.target, seed=training.spec.seed, **training.parameters, **more)
+
+
+def check_validation(training: Training, where: str, *, taken: bool, needed: bool) -> None:
+    """Refuse (``SpecError`` KZ350) validation rows that nobody takes, or that are asked for and not there."""
+    there = training.validation is not None
+    if (taken or not there) and (there or not needed):
+        return
+    raise SpecError(
+        "KZ350",
+        "the training does not take validation rows" if there else "the training asks for validation rows",
+        where=where,
+        value="no parameter or free input `validation`" if there else "no train.validation",
+        limit="both, or neither",
+        action="let the training take `validation`, or remove train.validation" if there else "add train.validation",
+    )
 
 
 def not_taken(where: str, unknown: Sequence[str], known: Iterable[str]) -> SpecError:
@@ -119,11 +140,12 @@ def not_taken(where: str, unknown: Sequence[str], known: Iterable[str]) -> SpecE
     )
 
 
-def _parameters_of(function: Callable[..., Any]) -> tuple[list[str], bool]:
-    """The names of a function's parameters, and whether it takes any name besides."""
+def _parameters_of(function: Callable[..., Any]) -> tuple[list[str], list[str], bool]:
+    """The names of a function's parameters, of those without a default, and whether it takes any name besides."""
     try:
         found = inspect.signature(function).parameters
     except ValueError:
         # A built-in one tells no signature.
-        return [], True
-    return list(found), any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values())
+        return [], [], True
+    required = [name for name, p in found.items() if p.default is inspect.Parameter.empty]
+    return list(found), required, any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found.values())

@@ -43,6 +43,7 @@ class ProblemSpec:
         entity: columns that identify a row. timestamp: the column that dates it; everything known later is an outcome.
         features: columns that a model may see; without it all columns that are not outcomes or the timestamp.
             Columns of joined tables are called ``TABLE_COLUMN``.
+        group: columns whose values (a patient, a machine) may not be on both sides of a comparison.
     """
 
     task: Literal["classification", "regression"]
@@ -53,6 +54,7 @@ class ProblemSpec:
     positive: int = 1
     label_delay: timedelta = timedelta(0)
     features: tuple[str, ...] = ()
+    group: tuple[str, ...] = field(default=(), metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,20 @@ class TableSpec:
 
 
 @dataclass(frozen=True)
+class AcceptanceSpec:
+    """Rows that are set aside when the first outcomes have come: a floor, which nothing is trained or tuned on.
+
+    Attributes:
+        share: of the values of ``columns`` (default ``problem.group``, else the entity), by a hash of each.
+        partitions: out of so many of the first labelled ones.
+    """
+
+    share: float = 0.05
+    columns: tuple[str, ...] = ()
+    partitions: int = 1
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """Tables, their expectation suites, what may never be a feature, and what is private.
 
@@ -185,6 +201,7 @@ class DataSpec:
     private_key: str = field(default="", metadata=codec.LATER)
     detect: Literal["refuse", "warn", "off"] = field(default="refuse", metadata=codec.LATER)
     public: tuple[str, ...] = field(default=(), metadata=codec.LATER)
+    acceptance: AcceptanceSpec | None = field(default=None, metadata=codec.LATER)
 
 
 Wall = Literal["user", "capabilities", "privileges", "root", "network", "pids", "memory", "cpu", "init"]
@@ -227,6 +244,23 @@ class PlaceSpec:
 
 
 @dataclass(frozen=True)
+class ValidationSpec:
+    """Rows of the training window that user code gets as ``validation`` instead of among its ``examples``.
+
+    Attributes:
+        by: ``time``: the newest rows. ``group``: whole groups, so many that they have the share of the rows.
+            ``hash``: each entity's side is its own for good, whatever else is there.
+        share: of the rows, but of the entities by hash. last: by time, the newest rows of so long, instead of a share.
+        columns: the group or entity; default ``problem.group``, and by hash then the entity.
+    """
+
+    by: Literal["time", "group", "hash"]
+    share: float = 0.2
+    last: timedelta | None = None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """Whose code trains, on what.
 
@@ -244,6 +278,7 @@ class TrainSpec:
     min_partitions: int = 1
     seed: int = 0
     trusted_types: tuple[str, ...] = ()
+    validation: ValidationSpec | None = field(default=None, metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -286,7 +321,10 @@ class TuneSpec:
 
 @dataclass(frozen=True)
 class GateSpec:
-    """One condition of promotion: a floor (``at_least``/``at_most``), ``against: champion``, or slices of it."""
+    """One condition of promotion: a floor (``at_least``/``at_most``), ``against: champion``, or slices of it.
+
+    ``rows: acceptance`` is a floor on the rows that were set aside (``data.acceptance``) instead of the gate's.
+    """
 
     metric: str
     at_least: float | None = None
@@ -297,6 +335,7 @@ class GateSpec:
     """Of the intervals: the same for all gates, since they are computed once."""
     slices: tuple[str, ...] = ()
     max_drop: float | None = None
+    rows: Literal["gate", "acceptance"] = field(default="gate", metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -306,6 +345,8 @@ class EvaluateSpec:
     window: timedelta = timedelta(days=7)
     max_auc_of_one_feature: float = 0.85
     """A single feature with more power than this is an outcome in disguise (classification)."""
+    max_correlation_of_one_feature: float = field(default=0.999, metadata=codec.LATER)
+    """A single feature whose ranks follow the target's more closely than this is a copy of it (regression)."""
 
 
 @dataclass(frozen=True)
@@ -364,11 +405,16 @@ class RetrainSpec:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """Roots of this environment; the variables KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI outrank it."""
+    """Roots of this environment; the variables KAIZEN_HOME, KAIZEN_LEDGER_URL and MLFLOW_TRACKING_URI outrank it.
+
+    Attributes:
+        remote: the folder or ``s3://BUCKET/PREFIX`` that has this loop's data below its name; KAIZEN_DATA_REMOTE.
+    """
 
     home: str = ""
     ledger: str = ""
     tracking: str = ""
+    remote: str = field(default="", metadata=codec.LATER)
 
 
 @dataclass(frozen=True)
@@ -452,6 +498,20 @@ class Spec:
         """The column that labels are made from."""
         rule = parse_label(self.problem.label)
         return rule.column if rule else self.problem.target
+
+    @property
+    def validation_columns(self) -> tuple[str, ...]:
+        """The columns that ``train.validation`` keeps together; () by time."""
+        wanted = self.train.validation
+        if wanted is None or wanted.by == "time":
+            return ()
+        return wanted.columns or self.problem.group or (self.problem.entity if wanted.by == "hash" else ())
+
+    @property
+    def acceptance_columns(self) -> tuple[str, ...]:
+        """The columns by which ``data.acceptance`` sets rows aside; () without it."""
+        wanted = self.data.acceptance
+        return (wanted.columns or self.problem.group or self.problem.entity) if wanted else ()
 
     @property
     def confidence(self) -> float:

@@ -52,6 +52,7 @@ def problems(spec: Spec) -> list[Problem]:
         *_clean_problems(spec),
         *_feature_problems(spec),
         *_gate_problems(spec),
+        *_split_problems(spec),
         *_range_problems(spec),
         *place_problems(spec.place),
         *(_tune_problems(spec.tune) if spec.tune else []),
@@ -317,10 +318,38 @@ def _gate_problems(spec: Spec) -> list[Problem]:
     return found
 
 
+def _split_problems(spec: Spec) -> list[Problem]:
+    """Validation rows that cannot be chosen, and acceptance sets that are used for more than a floor."""
+    found: list[Problem] = []
+    if wanted := spec.train.validation:
+        by_time, key = wanted.by == "time", "train.validation"
+        rules = [
+            ("columns", bool(spec.validation_columns) or by_time, "columns, or problem.group", "name the columns"),
+            ("columns", not (wanted.columns and by_time), "none with by: time", "remove them"),
+            ("last", wanted.last is None or by_time, "by: time only", "say a share"),
+        ]
+        for name, fits, limit, action in rules:
+            if not fits:
+                value = codec.encode(getattr(wanted, name)) or "none"
+                found.append(Problem("KZ353", "rows cannot be split so", f"{key}.{name}", value, limit, action))
+    for i, gate in enumerate(spec.gates):
+        if gate.rows == "acceptance" and spec.data.acceptance is None:
+            action = "add data.acceptance: {share: 0.05}"
+            limit = "data.acceptance says which"
+            found.append(Problem("KZ352", "no rows are set aside", f"gates[{i}].rows", gate.rows, limit, action))
+        if gate.rows == "acceptance" and (gate.against or gate.slices):
+            limit, action = "at_least or at_most", "remove rows: who is better is for the newest rows to say"
+            found.append(
+                Problem("KZ351", "an acceptance set is a floor only", f"gates[{i}].rows", gate.rows, limit, action)
+            )
+    return found
+
+
 def _range_problems(spec: Spec) -> list[Problem]:
     """Numbers outside what they can mean."""
     zero = timedelta(0)
     performance, budget = spec.monitor.performance, spec.retrain.budget
+    copies = spec.evaluate.max_correlation_of_one_feature
     rules: list[tuple[str, Any, bool, str]] = [
         ("data.max_quarantined", spec.data.max_quarantined, 0 <= spec.data.max_quarantined <= 1, "0 to 1"),
         ("train.min_partitions", spec.train.min_partitions, spec.train.min_partitions >= 1, "at least 1"),
@@ -331,6 +360,8 @@ def _range_problems(spec: Spec) -> list[Problem]:
             0.5 < limit <= 1,
             "0.5 to 1",
         ),
+        ("evaluate.max_correlation_of_one_feature", copies, 0.5 < copies <= 1, "0.5 to 1"),
+        *_split_ranges(spec),
         ("monitor.drift.psi", spec.monitor.drift.psi, spec.monitor.drift.psi > 0, "above 0"),
         ("monitor.drift.min_rows", spec.monitor.drift.min_rows, spec.monitor.drift.min_rows >= 1, "at least 1"),
         ("monitor.performance.max_drop", performance.max_drop, performance.max_drop >= 0, "at least 0"),
@@ -357,6 +388,20 @@ def _range_problems(spec: Spec) -> list[Problem]:
         for key, value, fits, limit in rules
         if not fits
     ]
+
+
+def _split_ranges(spec: Spec) -> list[tuple[str, Any, bool, str]]:
+    acceptance, validation = spec.data.acceptance, spec.train.validation
+    found: list[tuple[str, Any, bool, str]] = []
+    if acceptance:
+        share, partitions = acceptance.share, acceptance.partitions
+        found.append(("data.acceptance.share", share, 0 < share < 1, "between 0 and 1"))
+        found.append(("data.acceptance.partitions", partitions, partitions >= 1, "at least 1"))
+    if validation:
+        share, last = validation.share, validation.last
+        found.append(("train.validation.share", share, 0 < share < 1, "between 0 and 1"))
+        found.append(("train.validation.last", last, last is None or last > timedelta(0), "longer than 0s"))
+    return found
 
 
 _NEEDS = {"python": ("interpreter", "name the other environment's python"), "docker": ("image", "name the image")}
@@ -497,7 +542,7 @@ def _reads(parse: Callable[[Any], object], text: Any) -> bool:
     return True
 
 
-_TAKEN = ("examples", "target", "seed", "checkpoints", "report")
+_TAKEN = ("examples", "target", "seed", "checkpoints", "report", "validation")
 """Names under which training code gets other things."""
 
 

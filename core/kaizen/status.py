@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from kaizen.ledger import Event, Ledger
-from kaizen.records import HealthReport, Promotion, TriggerDecision, TurnRecord, ValidationReport
+from kaizen.records import (
+    AcceptanceSet,
+    HealthReport,
+    Promotion,
+    TrainedModel,
+    TriggerDecision,
+    TurnRecord,
+    ValidationReport,
+)
 
 
 def status(ledger: Ledger, loop: str, as_of: datetime | None = None) -> dict[str, Any]:
@@ -15,7 +23,8 @@ def status(ledger: Ledger, loop: str, as_of: datetime | None = None) -> dict[str
     return {
         "loop": loop,
         "as_of": as_of.isoformat() if as_of else None,
-        "champion": _champion(heads.get("champion")),
+        "champion": _champion(heads.get("champion"), ledger, loop),
+        "acceptance": _acceptance(heads.get("acceptance")),
         "data": _data(heads),
         "health": _health(heads),
         "decision": _decision(heads.get("trigger")),
@@ -32,8 +41,12 @@ def render(state: dict[str, Any]) -> str:
         lines.append(f"champion  {champion['champion']} since {champion['since']} (turn {champion['turn']}{gain})")
         if champion["reason"]:
             lines.append(f"          {champion['reason']}")
+        lines += [f"          warning: {warning}" for warning in champion["warnings"]]
     else:
         lines.append("champion  none yet")
+    if held := state["acceptance"]:
+        shown = ", ".join(held["partitions"])
+        lines.append(f"set aside {held['rows']} rows of {shown} by {', '.join(held['columns'])}: a floor only")
     for table, facts in state["data"].items():
         lines.append(
             f"data      {table}: {facts['partitions']} partitions to {facts['newest']}, {facts['rows']} rows"
@@ -52,10 +65,20 @@ def render(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _champion(event: Event | None) -> dict[str, Any] | None:
+def _acceptance(event: Event | None) -> dict[str, Any] | None:
+    if event is None:
+        return None
+    held = AcceptanceSet.from_json(event.payload)
+    partitions = [i.partition for i in held.inputs if i.table == held.table]
+    return {"rows": held.rows, "columns": list(held.columns), "partitions": partitions}
+
+
+def _champion(event: Event | None, ledger: Ledger, loop: str) -> dict[str, Any] | None:
     if event is None:
         return None
     p = Promotion.from_json(event.payload)
+    trained = ledger.events(loop, subject=f"candidate/{p.turn}", kind=TrainedModel.__name__)
+    models = [TrainedModel.from_json(e.payload) for e in trained]
     return {
         "champion": p.champion,
         "since": event.at.isoformat(timespec="seconds"),
@@ -65,6 +88,7 @@ def _champion(event: Event | None) -> dict[str, Any] | None:
         "replaces": p.replaces,
         "gain_seen": p.gain_seen,
         "reason": p.reason,
+        "warnings": [warning for m in models if m.digest == p.candidate for warning in m.warnings],
     }
 
 

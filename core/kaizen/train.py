@@ -12,7 +12,7 @@ from typing import Any
 
 from kaizen import codec
 from kaizen.bridge import Request
-from kaizen.calendar import bounds, days_later
+from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.errors import DataRefused
 from kaizen.faults import fault_point
@@ -21,12 +21,14 @@ from kaizen.ports import Run
 from kaizen.records import Environment, Input, TrainedModel, TrainingSet, TriggerDecision, Window
 from kaizen.spec import train_partitions
 from kaizen.tune import find_parameters, require_optuna
+from kaizen.windows import acceptance_set, refuse_seen
 
 
 def training_set(loop: Loop) -> TrainingSet:
     """What a training now may see: labelled partitions, and the window that ends at the gate's.
 
-    Raises ``DataRefused``: KZ423 too few labelled partitions, KZ421 labels of one class only.
+    Raises ``DataRefused``: KZ423 too few labelled partitions, KZ421 labels of one class only, KZ429 the champion has
+    seen rows of the gate's window, KZ491 no acceptance set yet.
     """
     spec, labelled = loop.spec, loop.labelled()
     if len(labelled) < spec.train.min_partitions:
@@ -38,27 +40,30 @@ def training_set(loop: Loop) -> TrainingSet:
             limit=f"at least {spec.train.min_partitions} (train.min_partitions)",
             action="wait for the next outcomes, or lower train.min_partitions",
         )
-    end = bounds(labelled[-1], spec.timezone)[1]
-    start = days_later(end, -spec.evaluate.window.total_seconds() / 86400)
+    acceptance_set(loop)
+    labelled_until = Window(None, bounds(labelled[-1], spec.timezone)[1].isoformat())
+    gate = labelled_until.cut(spec.evaluate.window, spec.timezone)[1]
+    refuse_seen(loop, gate)
     last = train_partitions(spec.train.window)
     chosen = labelled if last is None else labelled[-last:]
     inputs = loop.inputs_for(chosen, labels=True)
     _refuse_one_class(loop, chosen, inputs)
     begin = None if last is None else bounds(chosen[0], spec.timezone)[0].isoformat()
-    gate = Window(start.isoformat(), end.isoformat())
     return TrainingSet(inputs, Window(begin, gate.start), gate)
 
 
 def refuse_unsound(loop: Loop, turn: str) -> None:
     """Refuse, before anything is decided, what training would refuse before it calls user code.
 
+    The place looks at training rows and at the gate's.
+
     Raises ``DataRefused``: what ``training_set`` raises, and from the place KZ420 no labelled row in the window, KZ422
-    a feature that tells the label; ``SpecError``: KZ308 no such runner.
+    a feature that tells the label, KZ425 to KZ428 leaks, KZ492 no split; ``SpecError``: KZ308 no such runner.
     """
     if loop.spec.tune:
         require_optuna()
     examples = training_set(loop)
-    request = loop.request("trigger", turn, inputs=examples.inputs, window=examples.window)
+    request = loop.request("trigger", turn, inputs=examples.inputs, window=examples.window, selection=examples.gate)
     loop.run(request)
 
 
@@ -126,6 +131,7 @@ def keep_candidate(
         profile=loop.store.put_file(f"{loop.name}/profile", lambda path: shutil.copyfile(profile, path)),
         parity=outputs["parity"],
         parameters=outputs["parameters"],
+        warnings=tuple(outputs.get("warnings", ())),
     )
     fault_point("train.before_append")
     subject = f"candidate/{turn}"
@@ -164,6 +170,7 @@ def _show(loop: Loop, examples: TrainingSet, model: TrainedModel, turn: str) -> 
                 "kaizen.git.dirty": str(environment.dirty).lower(),
                 "kaizen.environment": environment.packages,
                 "kaizen.candidate": model.digest,
+                **({"kaizen.warnings": "; ".join(model.warnings)} if model.warnings else {}),
             },
             datasets=[
                 {"name": f"{i.table}/{i.partition}", "digest": i.data[:32], "source": i.address, "context": "training"}

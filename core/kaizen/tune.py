@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from kaizen.bridge import PlacedStage, Request
-from kaizen.calendar import days_later
 from kaizen.canonical import digest
 from kaizen.causes import Cause
 from kaizen.errors import MissingDependency, StageFailed
@@ -68,11 +67,7 @@ def require_optuna() -> None:
 
 def selection(loop: Loop, examples: TrainingSet) -> tuple[Window, Window]:
     """The rows that trials train on, and those that they are measured on: the newest of the training set."""
-    end = examples.window.end
-    if end is None:
-        raise ValueError("a training set ends where the gate's rows begin")
-    start = days_later(datetime.fromisoformat(end), -loop.spec.evaluate.window.total_seconds() / 86400).isoformat()
-    return Window(examples.window.start, start), Window(start, end)
+    return examples.window.cut(loop.spec.evaluate.window, loop.spec.timezone)
 
 
 def find_parameters(loop: Loop, examples: TrainingSet, key: str, turn: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kaizen.ports import SuiteResult
 from kaizen.records import DataVersion, ValidationReport
 from kaizen.spec import CleanSpec
 from kaizen.verdict import decide_verdict
+from kaizen.windows import set_aside
 
 if TYPE_CHECKING:
     from kaizen.adapters.cleaning import Rows
@@ -30,11 +31,16 @@ _NO_SUITE = "no suite: structural checks only"
 def validate(loop: Loop) -> list[ValidationReport]:
     """Give every new version its verdict; return the reports that were added.
 
+    When the first outcomes have passed, the acceptance set is taken (``data.acceptance``).
+
     Raises:
         DataRefused: KZ450 after the report of the first refused partition is kept; the rest wait for the next call.
+            KZ490 the acceptance set would be empty.
     """
     suites = read_suites(loop)
-    return [validate_version(loop, version, suites.get(version.table)) for version in unvalidated(loop)]
+    reports = [validate_version(loop, version, suites.get(version.table)) for version in unvalidated(loop)]
+    set_aside(loop)
+    return reports
 
 
 def unvalidated(loop: Loop) -> Iterator[DataVersion]:

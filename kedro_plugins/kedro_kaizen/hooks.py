@@ -20,7 +20,7 @@ class KaizenHooks:
 
     @hook_impl
     def after_catalog_created(self, catalog: Any) -> None:
-        """Give the project's own training its examples, where it may save checkpoints, and whom it may report to."""
+        """Give the project's own training what a training gets: its examples, and more that it may ask for."""
         from kedro_kaizen.project import TRAINING
 
         training = TRAINING.get()
@@ -28,6 +28,8 @@ class KaizenHooks:
             catalog["examples"] = training.examples
             catalog["checkpoints"] = training.checkpoints
             catalog["report"] = training.report
+            if training.validation is not None:
+                catalog["validation"] = training.validation
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Any, catalog: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaizen.codec import nearest
 from kaizen.errors import SpecError
-from kaizen.runners import not_taken
+from kaizen.runners import check_validation, not_taken
 from kedro_kaizen.project import SESSION, TRAINING, loop_of
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ def run_pipeline(training: Training) -> Any:
     """Run ``training.spec.pipeline`` of the project in a session of its own and return what it calls ``model``.
 
     The pipeline's free input ``examples`` is ``training.examples``, n rows of features and the target; free inputs
-    ``checkpoints`` and ``report`` are the training's; parameters and other datasets are the project's, in the
-    environment ``training.env``, but for the parameters that a search chose.
+    ``checkpoints``, ``report`` and ``validation`` are the training's; parameters and other datasets are the project's,
+    in the environment ``training.env``, but for the parameters that a search chose.
 
     Raises:
         SpecError: KZ318 it has no parameter that is searched, KZ330 no such pipeline, KZ331 it does not take examples
-            or leave a model, KZ332 no Kedro project, KZ333 no settings for this environment.
+            or leave a model, KZ332 no Kedro project, KZ333 no settings for this environment, KZ350 rows for validation
+            are not taken, or not there.
     """
     os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "1")
     with logging_left_alone():
@@ -112,6 +113,8 @@ def _open_project(training: Training) -> None:
             action=f"did you mean {hint!r}?" if hint else "register it in pipeline_registry.py",
         )
     check_training(pipelines[name], name)
+    taken = "validation" in pipelines[name].inputs()
+    check_validation(training, f"train.pipeline: {name}", taken=taken, needed=taken)
     _check_parameters(pipelines[name], name, training.parameters)
 
 

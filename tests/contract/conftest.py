@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+
 import pytest
+from tests.data_bench import Bench
 from tests.services import fresh_database, postgres
 
 
@@ -36,3 +39,10 @@ def ledger_url(request):
 def shared_url(request):
     """The same, where several processes or connections can open it."""
     return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """A data repository of one's own."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    return Bench(tmp_path)

@@ -115,6 +115,19 @@ def disguise(project: Project) -> None:
         project.land("schedules", f"{month}.parquet", schedules(month).assign(rain=rain))
 
 
+def copied_target(project: Project) -> None:
+    """The distance of these months is the delay in other units, plus some."""
+    for month in MONTHS[:2]:
+        distance = 3 - outcomes(month)["delay"] / 60
+        project.land("schedules", f"{month}.parquet", schedules(month).assign(distance=distance))
+
+
+REGRESSION = {
+    "problem": {"task": "regression", "target": "delay", "label": None},
+    "gates": [{"metric": "rmse", "at_most": 99}],
+}
+
+
 def train(function: str, **changes: Any) -> dict[str, Any]:
     return {"train": {"function": f"rail.training:{function}", **changes}}
 
@@ -237,6 +250,31 @@ CASES = {
     ),
     "one class only": Case(number="B16", land=one_class, fresh=True, stages=TO_VALIDATE),
     "outcome in disguise": Case(number="B18", land=disguise, fresh=True, stages=TO_VALIDATE),
+    "copy of the target": Case(number="B18", spec=REGRESSION, land=copied_target, fresh=True, stages=TO_VALIDATE),
+    "group on both sides": Case(spec={"problem": {"group": ["train"]}}, fresh=True, stages=TO_VALIDATE),
+    "gate that the champion has seen": Case(
+        spec={"evaluate": {"window": "20d"}}, argv=("--because", "a new season"), stages=("monitor",)
+    ),
+    "no rows to set aside": Case(spec={"data": {"acceptance": {"share": 1e-9}}}),
+    "floor without rows set aside": Case(
+        spec={"gates": [{"metric": "roc_auc", "rows": "acceptance", "at_least": 0.6}]}
+    ),
+    "acceptance set that is no floor": Case(
+        spec={
+            "data": {"acceptance": {}},
+            "gates": [{"metric": "roc_auc", "rows": "acceptance", "against": "champion"}],
+        }
+    ),
+    "split by no columns": Case(spec=train("train", validation={"by": "group"})),
+    "split by an unknown column": Case(
+        spec=train("train", validation={"by": "group", "columns": ["orgin"]}), fresh=True, stages=TO_VALIDATE
+    ),
+    "split that leaves nothing": Case(
+        spec=train("train", validation={"by": "time", "last": "365d"}), fresh=True, stages=TO_VALIDATE
+    ),
+    "validation rows that nobody takes": Case(
+        spec=train("train", validation={"by": "time"}), fresh=True, stages=TO_TRIGGER
+    ),
     "untrusted model type": Case(spec=train("train_forest"), fresh=True, stages=TO_TRIGGER),
     "user code that raises": Case(spec=train("train_nothing"), fresh=True, stages=TO_TRIGGER),
     "model without predict_proba": Case(spec=train("train_without_probability"), fresh=True, stages=TO_TRIGGER),

@@ -104,10 +104,11 @@ def test_with_a_search_the_training_is_one_node_in_any_place(project: Path) -> N
         train.open_examples(loop, DECISION)
 
 
-def test_own_nodes_get_the_checkpoints_and_the_report_that_they_ask_for() -> None:
-    asking = Pipeline([node(lambda *given: given[0], ["examples", "report", "checkpoints"], "model", name="fit")])
+def test_own_nodes_get_what_they_ask_for_besides_the_examples() -> None:
+    asked = ["examples", "report", "validation", "checkpoints"]
+    asking = Pipeline([node(lambda *given: given[0], asked, "model", name="fit")])
     made = {n.name: n for n in train.create_pipeline(asking, in_process=True).nodes}
-    given = ["train.examples", "train.checkpoints", "train.report"]
+    given = ["train.examples", "train.checkpoints", "train.report", "train.validation"]
     assert made["train.open"].outputs == ["kaizen_training_set", *given]
     assert set(made["train.fit"].inputs) == set(given)
 

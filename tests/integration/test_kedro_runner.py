@@ -70,6 +70,7 @@ FILES = {
             return {
                 "training": training,
                 "tracked": training,
+                "validating": Pipeline([node(lambda e, v: len(v), ["examples", "validation"], "model", name="fit")]),
                 "failing": Pipeline([node(fail, "examples", "model", name="fail")]),
                 "tried": Pipeline([node(tell, ["examples", "params:slope.start", "report"], "model", name="tell")]),
                 "reporting": Pipeline([node(len, "offsets", "count", name="count")]),
@@ -107,6 +108,19 @@ def test_a_pipeline_reports_if_it_asks_for_it(project: Path) -> None:
     assert train(project, "tried", parameters={"slope.start": 2.5}, report=lambda *report: told.append(report)) == 2.5
     assert told == [(1, 2.5)]
     assert train(project, "tried") == 0.5
+
+
+def test_a_pipeline_gets_validation_rows_if_it_asks_for_them(project: Path) -> None:
+    assert train(project, "validating", validation=EXAMPLES.head(2)) == 2
+
+
+@pytest.mark.parametrize(("pipeline", "more"), [("validating", {}), ("training", {"validation": EXAMPLES})])
+def test_validation_rows_that_only_one_side_knows_of_are_refused(
+    project: Path, pipeline: str, more: dict[str, Any]
+) -> None:
+    with pytest.raises(SpecError, match="KZ350") as caught:
+        train(project, pipeline, **more)
+    assert caught.value.where == f"train.pipeline: {pipeline}"
 
 
 def test_a_parameter_that_does_not_go_into_the_pipeline_is_refused_by_name(project: Path) -> None:

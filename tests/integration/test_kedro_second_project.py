@@ -189,6 +189,49 @@ def test_a_run_over_budget_is_refused_in_the_words_of_the_core(second: Path) -> 
     assert events(second) == before
 
 
+SPLITS = {
+    "\ntrain: {": "\ntrain: {validation: {by: hash, share: 0.25}, ",
+    "  label: null": "  label: null\n  group: [patient]",
+    "  outcomes: null": "  outcomes: null\n  acceptance: {share: 0.1}",
+    "gates:": "gates:\n  - {metric: rmse, rows: acceptance, at_most: 90}",
+}
+
+
+def test_validation_rows_and_rows_set_aside_are_the_same_by_kedro_and_in_another_place(
+    starter: Path, tmp_path: Path
+) -> None:
+    found = []
+    for folder, place, command in (
+        (tmp_path / "here", "", ("kedro", "run", "--env=prod")),
+        (tmp_path / "there", ELSEWHERE, ("kaizen.cli", "turn", "conf/base/kaizen.yml", "--env=prod")),
+    ):
+        folder.mkdir()
+        project = make_project(starter, folder, "prod", place)
+        changed(project / "conf/prod/kaizen.yml", SPLITS)
+        asks = {'inputs=["examples",': 'inputs=["examples", "validation",'}
+        changed(project / "src/clinic/pipelines/training/pipeline.py", asks)
+        checks = {
+            "def fit(examples: pd.DataFrame,": "def fit(examples: pd.DataFrame, validation: pd.DataFrame,",
+            "    features, label =": "    assert 40 < len(validation) < len(examples)\n    features, label =",
+        }
+        changed(project / "src/clinic/pipelines/training/nodes.py", checks)
+        succeed(call_warm(project, *command))
+        found.append([(kind, p) for _, kind, p in facts(project) if kind not in ("TriggerDecision", "TurnRecord")])
+    assert found[0] == found[1]
+    kinds = dict(found[0])
+    assert kinds["AcceptanceSet"]["columns"] == ["patient"]
+    assert [c["rows"] for c in kinds["EvaluationReport"]["acceptance"]] == [kinds["AcceptanceSet"]["rows"]]
+    assert kinds["TrainedModel"]["rows"] < 0.8 * 330
+
+
+def changed(path: Path, changes: dict[str, str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+
+
 def test_a_bad_spec_is_refused_before_any_node(starter: Path, tmp_path: Path) -> None:
     project = make_project(starter, tmp_path, changes="trian: {window: all}\n")
     refused = call_warm(project, "kedro", "run")

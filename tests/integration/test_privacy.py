@@ -82,6 +82,7 @@ def test_what_is_said_of_it_decides(project: Project, data: dict[str, Any], told
 def test_what_only_may_be_private_is_told_and_taken(project: Project) -> None:
     notes = [f"ask {email} first" if i % 3 else "" for i, email in enumerate(emails(372))]
     project.land("schedules", "x.parquet", schedules(JANUARY).assign(note=notes))
+    project.land("schedules", "y.parquet", schedules(FEBRUARY).assign(note=notes[: len(schedules(FEBRUARY))]))
     said: list[str] = []
     with opened(project) as loop:
         ingest(loop, tell=said.append)

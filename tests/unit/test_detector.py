@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def found(column: Column) -> Suspicion | None:
 
 
 @pytest.mark.parametrize("seed", [20130101, 7])
-def test_precision_and_recall(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_precision_and_recall(seed: int, record_property: Callable[[str, object], None]) -> None:
     columns = [(column, found(column)) for column in corpus(seed)]
     refused = [(column, s) for column, s in columns if s and s.sure]
     right = [column for column, s in refused if column.kind == s.kind]
@@ -41,13 +42,14 @@ def test_precision_and_recall(seed: int, capsys: pytest.CaptureFixture[str]) -> 
     quiet = [column for column, s in columns if not column.kind and not s]
     kinds, hits = Counter(c.kind for c, _ in columns if c.kind), Counter(c.kind for c in right)
     precision, recall = len(right) / len(refused), len(right) / sum(kinds.values())
-    with capsys.disabled():
-        print(f"\ndetector, corpus {seed}: {len(columns)} columns, {sum(kinds.values())} of them private")
-        print(f"  refused {len(refused)}: precision {precision:.3f}, recall {recall:.3f}")
-        print(f"  refused or warned of: {len(warned)} of 100 private columns; of the others quiet: {len(quiet)} of 100")
-        for kind, number in sorted(kinds.items()):
-            print(f"  {kind:26} {hits[kind]:3} of {number:3}")
-        print("".join(f"  wrong: {line}\n" for line in wrong), end="")
+    lines = [
+        f"detector, corpus {seed}: {len(columns)} columns, {sum(kinds.values())} of them private",
+        f"  refused {len(refused)}: precision {precision:.3f}, recall {recall:.3f}",
+        f"  refused or warned of: {len(warned)} of 100 private columns; of the others quiet: {len(quiet)} of 100",
+        *(f"  {kind:26} {hits[kind]:3} of {number:3}" for kind, number in sorted(kinds.items())),
+        *(f"  wrong: {line}" for line in wrong),
+    ]
+    record_property("measured", "\n".join(lines))
     assert len(columns) == 200
     assert precision >= 0.95, wrong
     assert recall >= 0.85

@@ -195,8 +195,11 @@ def test_a_policy_that_does_not_fit_the_type_is_refused(values: pa.Array, policy
 )
 def test_a_value_that_cannot_be_masked_is_refused_and_not_shown(values: pa.Array, policy: Any) -> None:
     error = refused(values, policy)
-    assert (error.code, error.where, error.value) == ("KZ481", "here: column c, row 2 of its batch", "not shown")
+    assert (error.code, error.where, error.value) == ("KZ481", "here: column c, row 2", "not shown")
     assert str(values[1].as_py()) not in str(error)
+    later = Mask(parse_policies({"c": policy}), KEY)
+    with pytest.raises(DataRefused, match="row 1002"):
+        later.apply(pa.record_batch({"c": values}), "here", 1001)
     assert error.__cause__ is error.__context__ is None
 
 

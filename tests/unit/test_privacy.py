@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,10 @@ def test_without_a_name_a_key_is_made_once_and_only_its_owner_can_read_it(tmp_pa
     key = find_key("", home, {}, {})
     assert len(key) == 64
     assert find_key("", home, {}, {}) == key
-    assert [(path.name, f"{path.stat().st_mode:o}") for path in home.iterdir()] == [(FILE, "100600")]
+    assert {path.name: f"{path.stat().st_mode:o}" for path in home.iterdir()} == {
+        FILE: "100600",
+        ".gitignore": "100644",
+    }
     assert find_key("", tmp_path / "other", {}, {}) != key
 
 
@@ -144,7 +147,15 @@ def test_of_several_that_make_a_key_at_once_all_have_the_same(tmp_path: Path) ->
         thread.join()
     assert len(found) == 8
     assert len(set(found)) == 1
-    assert os.listdir(tmp_path) == [FILE]  # noqa: PTH208 -- hidden ones, too
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, ".gitignore"}
+
+
+def test_a_key_that_was_made_is_not_added_to_git(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    find_key("", tmp_path / ".kaizen" / "loops" / "rail", {}, {})
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    added = subprocess.run(["git", "-C", str(tmp_path), "ls-files"], check=True, capture_output=True, text=True)
+    assert added.stdout.split() == [".kaizen/loops/rail/.gitignore"]
 
 
 def test_a_key_by_name_is_a_secret_and_none_is_made(tmp_path: Path) -> None:

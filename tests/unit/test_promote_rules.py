@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kaizen.promote import decide_promotion
@@ -10,6 +12,7 @@ from kaizen.spec import GateSpec
 
 FLOOR = GateSpec("roc_auc", at_least=0.6)
 CEILING = GateSpec("brier", at_most=0.2)
+SET_ASIDE = GateSpec("roc_auc", at_least=0.6, rows="acceptance")
 AGAINST = GateSpec("roc_auc", against="champion", margin=0.01)
 SLICES = GateSpec("roc_auc", slices=("carrier",), max_drop=0.03)
 
@@ -41,6 +44,18 @@ def judge(gate: GateSpec, *comparisons: Comparison, champion: int | None = 1, **
 def test_a_floor_is_reached_or_not(value: float, passed: bool) -> None:
     result = judge(FLOOR, measured(value))
     assert (result.gate, result.passed, result.value, result.limit) == ("roc_auc floor", passed, value, 0.6)
+
+
+@pytest.mark.parametrize(("value", "passed"), [(0.6, True), (0.59, False), (None, False)])
+def test_a_floor_on_rows_set_aside_looks_at_nothing_else(value: float | None, passed: bool) -> None:
+    held = () if value is None else (measured(value),)
+    report = replace(evaluation(measured(0.9 if not passed else 0.1)), acceptance=held)
+    decision = decide_promotion(report, [SET_ASIDE])
+    (result,) = decision.gates
+    assert (result.gate, result.passed, result.value) == ("roc_auc floor on the acceptance set", passed, value)
+    assert result.passed == decision.promote
+    told = f"roc_auc {value:.4f} on 100 rows set aside" if value else "unknown: the acceptance set cannot be measured"
+    assert result.reason.startswith(told)
 
 
 @pytest.mark.parametrize(("value", "passed"), [(0.19, True), (0.2, True), (0.20001, False)])

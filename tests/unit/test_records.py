@@ -14,6 +14,7 @@ from kaizen.canonical import canonical_json
 from kaizen.errors import IntegrityError
 from kaizen.records import (
     KINDS,
+    AcceptanceSet,
     Asked,
     Bin,
     Comparison,
@@ -224,6 +225,15 @@ RECORDS: tuple[Record, ...] = (
         champion=1,
         asked=(Asked("2013-05", sha("1"), (7, 8, 26411)),),
         sheet=f"store:label/2@sha256:{sha('2')}",
+    ),
+    AcceptanceSet(
+        table="flights",
+        columns=("time_hour", "carrier", "flight"),
+        share=0.05,
+        salt="nyc/flights/acceptance",
+        inputs=(FLIGHTS,),
+        members=(f"store:acceptance/flights/2013-04@sha256:{sha('4')}",),
+        rows=1402,
     ),
 )
 

@@ -592,6 +592,38 @@ def test_a_training_function_gets_rows_target_and_seed() -> None:
     assert run_callable(Training(examples, "late", spec, Path(), "local")) == {"rows": 1, "target": "late", "seed": 7}
 
 
+def _validating(examples: Any, *, target: str, seed: int, validation: Any) -> Any:
+    return validation
+
+
+def _may_validate(examples: Any, *, target: str, seed: int, validation: Any = "none") -> Any:
+    return validation
+
+
+@pytest.mark.parametrize(
+    ("function", "rows", "found"),
+    [
+        (_validating, [1], [1]),
+        (_validating, None, "the training asks for validation rows"),
+        (_may_validate, [1], [1]),
+        (_may_validate, None, "none"),
+        (dict, [1], "the training does not take validation rows"),
+    ],
+)
+def test_validation_rows_are_handed_over_or_refused(
+    function: Any, rows: Any, found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.fit", function, raising=False)
+    spec = parse_spec(changed("train", {"runner": "callable", "function": "builtins:fit"}), "").train
+    training = Training([], "late", spec, Path(), "local", validation=rows)  # type: ignore[arg-type]
+    if not str(found).startswith("the training"):
+        assert run_callable(training) == found
+        return
+    with pytest.raises(SpecError, match="KZ350") as caught:
+        run_callable(training)
+    assert (caught.value.what, caught.value.where) == (found, "train.function: builtins:fit")
+
+
 def test_a_suite_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         read_suite_file(tmp_path / "flights.json", "flights")
@@ -745,6 +777,11 @@ def test_an_environment_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         ("data.max_quarantined", 1.5, "data.max_quarantined"),
         ("train.min_partitions", 0, "train.min_partitions"),
         ("data.tables.flights.min_rows", 0, "data.tables.flights.min_rows"),
+        ("data.acceptance", {"share": 0.0}, "data.acceptance.share"),
+        ("data.acceptance", {"share": 1.0}, "data.acceptance.share"),
+        ("data.acceptance", {"partitions": 0}, "data.acceptance.partitions"),
+        ("train.validation", {"by": "time", "share": 1.0}, "train.validation.share"),
+        ("train.validation", {"by": "time", "last": "0s"}, "train.validation.last"),
     ],
 )
 def test_numbers_outside_what_they_can_mean_are_refused(path: str, value: Any, where: str) -> None:
@@ -758,6 +795,7 @@ def test_numbers_outside_what_they_can_mean_are_refused(path: str, value: Any, w
     [
         ("evaluate", "window", "0s"),
         ("evaluate", "max_auc_of_one_feature", 0.4),
+        ("evaluate", "max_correlation_of_one_feature", 1.1),
         ("monitor", "false_alarms_per_year", 0.0),
         ("monitor", "max_missing", 2.0),
         ("place", "timeout", "0s"),
@@ -767,6 +805,48 @@ def test_sections_that_may_be_absent_are_checked_too(section: str, key: str, val
     with pytest.raises(SpecError) as refused:
         parse_spec({**SMALLEST, section: {key: value}}, "kaizen.yml")
     assert (refused.value.code, refused.value.where) == ("KZ304", f"kaizen.yml: {section}.{key}")
+
+
+@pytest.mark.parametrize(
+    ("validation", "key"),
+    [
+        ({"by": "group"}, "columns"),
+        ({"by": "time", "columns": ["carrier"]}, "columns"),
+        ({"by": "hash", "last": "7d"}, "last"),
+        ({"by": "group", "columns": ["carrier"], "last": "7d"}, "last"),
+    ],
+    ids=str,
+)
+def test_a_split_that_means_nothing_is_refused(validation: dict[str, Any], key: str) -> None:
+    found = refusal(changed("train.validation", validation))
+    assert (found.code, found.where) == ("KZ353", f"kaizen.yml: train.validation.{key}")
+
+
+def test_splits_go_by_the_group_and_else_by_the_entity() -> None:
+    def columns(by: str, **problem: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        values = copy.deepcopy(SMALLEST)
+        values["train"]["validation"] = {"by": by}
+        values["data"]["acceptance"] = {}
+        values["problem"] |= problem
+        spec = parse_spec(values, "kaizen.yml")
+        return spec.validation_columns, spec.acceptance_columns
+
+    entity = ("time_hour", "carrier", "flight")
+    assert columns("hash") == (entity, entity)
+    assert columns("time") == ((), entity)
+    assert columns("time", group=["tailnum"]) == ((), ("tailnum",))
+    assert columns("group", group=["tailnum"]) == columns("hash", group=["tailnum"]) == (("tailnum",), ("tailnum",))
+
+
+@pytest.mark.parametrize("condition", [{"against": "champion"}, {"slices": ["carrier"], "max_drop": 0.1}], ids=str)
+def test_an_acceptance_set_is_a_floor_only(condition: dict[str, Any]) -> None:
+    values = changed("gates", [{"metric": "roc_auc", "rows": "acceptance", **condition}])
+    values["data"]["acceptance"] = {}
+    assert refusal(values).code == "KZ351"
+    values["gates"] = [{"metric": "roc_auc", "rows": "acceptance", "at_least": 0.6}]
+    assert parse_spec(values, "kaizen.yml").gates[0].rows == "acceptance"
+    del values["data"]["acceptance"]
+    assert refusal(values).code == "KZ352"
 
 
 def test_gates_share_one_confidence() -> None:

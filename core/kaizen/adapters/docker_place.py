@@ -34,7 +34,7 @@ from kaizen.adapters.docker_runs import (
     until_made,
 )
 from kaizen.adapters.docker_secrets import give, secrets_of
-from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, InputFile, ModelFolder, Request
+from kaizen.bridge import OUTPUT_FILES, REQUEST, RESULT, ModelFolder, Request
 from kaizen.canonical import canonical_json, digest
 from kaizen.causes import Cause
 from kaizen.containers import (
@@ -264,8 +264,7 @@ def _inside(request: Request, folder: str) -> tuple[Request, list[tuple[Path, Pu
         return f"{MOUNT}/{data / name}"
 
     inputs = tuple(
-        InputFile(i.table, i.partition, copied(i.path, f"inputs/{n}{Path(i.path).suffix}"), i.sha256)
-        for n, i in enumerate(request.inputs)
+        replace(i, path=copied(i.path, f"inputs/{n}{Path(i.path).suffix}")) for n, i in enumerate(request.inputs)
     )
     models = {}
     for role, model in request.models.items():

@@ -6,6 +6,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,13 +41,21 @@ def mask_of(loop: Loop) -> Mask:
     return Mask(policies, key, spec.clock.timezone)
 
 
+@dataclass
+class Earlier:
+    """What one call of ingest has seen of a table: how many deliveries, and which columns somebody was told of."""
+
+    deliveries: int = 0
+    told: set[str] = field(default_factory=set)
+
+
 class Door:
     """One delivery's rows on their way in: masked, and looked at for what nobody declared.
 
     Args:
         where: the delivery, for people. tell: told what only may be private.
         digest: take one of the rows as they come, for a source whose bytes have none.
-        number: how many deliveries of the table came before in this call: later ones are looked at more briefly.
+        earlier: of this table in the same call: what came late is looked at more briefly, and told once.
 
     Attributes:
         said: what becomes of private columns, for the record.
@@ -60,14 +69,16 @@ class Door:
         tell: Callable[[str], object],
         *,
         digest: bool = False,
-        number: int = 0,
+        earlier: Earlier | None = None,
     ) -> None:
         self.said: dict[str, str] = {}
         self._digest = RowsDigest() if digest and mask.hashes else None
         self._mask, self._detect, self._where, self._tell = mask, spec.data.detect, where, tell
-        rows = ROWS if number < _THOROUGH else BRIEF
+        self._earlier = earlier or Earlier()
+        rows = ROWS if self._earlier.deliveries < _THOROUGH else BRIEF
+        self._earlier.deliveries += 1
         self._detector = Detector({*mask.policies, *spec.data.public}, rows=rows)
-        self._looked = 0
+        self._looked = self._rows = 0
 
     def names(self, names: Sequence[str]) -> list[str]:
         """The columns that are left of these. Raises ``DataRefused`` KZ415 for a misspelt private one."""
@@ -79,7 +90,8 @@ class Door:
         """A batch as it may be kept. Raises ``DataRefused``: KZ414, KZ480, KZ481."""
         if self._digest:
             self._digest.add(batch)
-        masked = self._mask.apply(batch, self._where)
+        masked = self._mask.apply(batch, self._where, self._rows + 1)
+        self._rows += batch.num_rows
         self._look(masked)
         return masked
 
@@ -103,7 +115,9 @@ class Door:
         suspicions = self._detector.suspicions()
         if self._detect == "refuse":
             refuse_sure(suspicions, self._where)
-        for suspicion in suspicions:
+        new = [suspicion for suspicion in suspicions if suspicion.column not in self._earlier.told]
+        self._earlier.told.update(suspicion.column for suspicion in new)
+        for suspicion in new:
             self._tell(f"{self._where}: {suspicion}; data.private or data.public may say what it is")
 
     def _look(self, batch: pa.RecordBatch) -> None:

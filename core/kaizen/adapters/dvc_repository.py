@@ -3,36 +3,34 @@
 DVC's own writer takes one lock per repository, trusts every read-only object unread and syncs nothing. This one writes
 DVC's format with what the house promises: many writers at once, bytes verified before they count, nothing torn.
 
-    remote object  ->  cache object  ->  .gitignore, workspace file, pointer file  ->  one git commit
-    (outside any lock, by content)       (one writer at a time)
+    remote objects  ->  cache objects  ->  one git commit per version  ->  workspace files and pointer files
+    (by content, verified, no lock)        (compare-and-set)               (a view: whoever comes brings it to the tip)
 
 Each step can be repeated, so the retry of a killed writer ends where an undisturbed one does.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import unquote
 
-import yaml
-
+from kaizen.adapters import data_keeping
+from kaizen.adapters.data_history import POINTER, Change, Git, History, read_pointer, write_pointer
+from kaizen.adapters.data_places import Content, Folder, Place, link, open_place, spread
+from kaizen.adapters.data_workspace import Workspace
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused, IntegrityError, MissingDependency
 from kaizen.faults import fault_point
-from kaizen.ports import Pointer
-from kaizen.publish import publish_file, publish_text
+from kaizen.ports import BackedUp, Kept, NewFile, Pointer, Wrong
 from kaizen.store import Store
 
 # In a process of its own: DVC prints, sets up logging and obeys the person's git settings where it is imported.
@@ -47,16 +45,8 @@ _CONFIG = {
     "core": {"analytics": False, "check_update": False, "autostage": False, "remote": "store"},
     "cache": {"type": "hardlink,copy"},
 }
-_GIT_SETTINGS = {
-    "user.name": "kaizen",
-    "user.email": "kaizen@localhost",
-    "core.hooksPath": os.devnull,
-    "core.fsync": "committed",
-    "commit.gpgSign": "false",
-    # A collector would go on in the background, with locks of its own.
-    "gc.auto": "0",
-    "maintenance.auto": "false",
-}
+_IGNORE = "*\n!*/\n!*.dvc\n!.gitignore\n!.dvcignore\n"
+"""Data is DVC's to keep, whatever it is called: one file for all folders, so that no two writers meet in one."""
 
 
 class DvcRepository:
@@ -66,37 +56,57 @@ class DvcRepository:
 
     Args:
         root: where the repository lies; everything in it is written by this class.
-        remote: the folder (path or ``file://`` URL) of the DVC remote ``store``. Raises ``DataRefused`` (KZ442) for
-            any other URL.
+        remote: the DVC remote ``store``: a folder (path or ``file://`` URL) or ``s3://BUCKET/PREFIX``. Raises
+            ``DataRefused`` (KZ449) for any other URL.
         store: where the sources of commits lie.
     """
 
     def __init__(self, root: Path, remote: str | Path, store: Store) -> None:
         self.root = root.absolute()
-        self.remote = _local_folder(remote)
+        self.remote: Place = open_place("remote", remote)
+        self.cache = Folder("cache", self.root / ".dvc" / "cache", link)
         self.store = store
+        self.history = History(self.root)
+        self.workspace = Workspace(self.history, self.cache)
+        self._probed = False
 
-    def commit(self, path: str, source: Path, message: str) -> Pointer:
-        """Make ``source``'s bytes the content of ``path`` (posix, relative), in the remote too, as one commit.
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever committed or restored here."""
+        return (self.root / ".git").exists()
 
-        The same bytes at the same path again make no new commit: the newest that touched the path is returned.
+    def probe(self) -> None:
+        """Refuse a remote that cannot be written, before anything else is done. Raises ``DataRefused`` (KZ442)."""
+        with self.using(self.remote):
+            self.remote.probe()
+        self._probed = True
+
+    def commit(self, versions: Sequence[NewFile]) -> dict[str, Pointer]:
+        """See ``DataRepository``.
 
         Raises:
-            DataRefused: the path is not one of plain names (KZ441); remote (KZ442) or repository (KZ443) cannot be
-                written; git refuses (KZ444).
-            IntegrityError: ``source`` is not a whole file of the store (KZ641); a copy went wrong (KZ642).
+            DataRefused: a path is not one of plain names (KZ441) or goes through a file (KZ445); remote (KZ442) or
+                repository (KZ443) cannot be written; git refuses (KZ444); others were always faster (KZ446).
+            IntegrityError: a source is not a whole file of the store (KZ641); a copy went wrong (KZ642).
             MissingDependency: DVC is needed to make the repository.
         """
-        self._check_path(path)
-        size, md5 = self._check_source(source)
+        for version in versions:
+            self._check_path(version.path)
+        contents = spread(self._check_source, versions)
         fault_point("data.commit.before_remote")
-        with _refused("KZ442", "the data remote cannot be written", self.remote):
-            _put(_object(self.remote, md5), source, size, md5, shutil.copyfile)
-        with _refused("KZ443", "the data repository cannot be written", self.root):
-            self._open()
-            _put(self._cached(md5), source, size, md5, _link)
-            commit = self._record(path, size, md5, message)
-        return Pointer(md5, size, commit)
+        if not self._probed:
+            self.probe()
+        with self.using(self.remote, sum(content.size for content in contents)):
+            spread(lambda pair: self.remote.put(pair[0], pair[1].source), zip(contents, versions, strict=True))
+        with self.writing():
+            self.open()
+            spread(lambda pair: self.cache.put(pair[0], pair[1].source), zip(contents, versions, strict=True))
+            fault_point("data.commit.before_git")
+            wanted = list(zip(versions, contents, strict=True))
+            commits = self.history.append(lambda tip: self._plan(wanted, tip))
+            fault_point("data.commit.after_git")
+            self.workspace.bring_up({v.path: content for v, content in wanted})
+        return {v.path: Pointer(c.md5, c.size, commits[v.path + POINTER]) for v, c in wanted}
 
     def _check_path(self, path: str) -> None:
         plain = path.isprintable() and all(
@@ -112,12 +122,13 @@ class DvcRepository:
                 action="name the partition like flights/2013-04.parquet",
             )
 
-    def _check_source(self, source: Path) -> tuple[int, str]:
-        """Size and md5 of the store's file ``source``, whose bytes must be those of its name."""
+    def _check_source(self, version: NewFile) -> Content:
+        """What the store's file ``source`` holds, which must be what its name says."""
+        source = version.source
         try:
             size, digests = file_digests(source, "md5", "sha256")
             if self.store.file_path(digests["sha256"]).samefile(source):
-                return size, digests["md5"]
+                return Content(digests["md5"], size, digests["sha256"])
             found = f"sha256 {digests['sha256']}"
         except OSError as error:
             found = f"{error.strerror}: {error.filename}"
@@ -130,204 +141,164 @@ class DvcRepository:
             action="put the file into the store again, then retry",
         )
 
-    def _open(self) -> None:
+    def _plan(self, wanted: Sequence[tuple[NewFile, Content]], tip: str) -> tuple[list[Change], list[str]]:
+        """One commit for each version that ``tip`` does not have. Raises ``DataRefused`` (KZ445)."""
+        above = {v.path: _folders(v.path) for v, _ in wanted}
+        pointers = {path + POINTER for path in above} | {f + POINTER for found in above.values() for f in found}
+        names = sorted({".gitignore", *pointers, *above})
+        found = {
+            name: found
+            for name, found in zip(names, self.history.read([f"{tip}:{n}" for n in names]).values(), strict=True)
+            if found is not None
+        }
+        changes, unchanged = [], []
+        there = {name: read_pointer(text) for name, text in found.items() if name.endswith(POINTER)}
+        taken = {*there, *(name for name, text in found.items() if not text)}
+        for version, content in wanted:
+            pointer = version.path + POINTER
+            self._check_place(version.path, above, taken)
+            facts = {"md5": content.md5, "size": content.size}
+            if there.get(pointer, {}).items() >= facts.items():
+                unchanged.append(pointer)
+                continue
+            there[pointer] = facts
+            meta = {"sha256": content.sha256, **version.meta}
+            text = write_pointer(Path(version.path).name, content.md5, content.size, meta)
+            changes.append(Change({pointer: text}, version.message))
+        if changes and ".gitignore" not in found:
+            # The repository was begun by a release that named every file.
+            changes[0] = Change({".gitignore": _IGNORE, **changes[0].files}, changes[0].message)
+        return changes, unchanged
+
+    def _check_place(self, path: str, batch: Mapping[str, list[str]], there: set[str]) -> None:
+        """Refuse a file where there is a folder, and the reverse: git would take both, a workspace cannot."""
+        through = next((f for f in batch[path] if f + POINTER in there or f in batch), None)
+        if through is None and path in there:
+            through = path
+        if through is not None:
+            raise DataRefused(
+                "KZ445",
+                "path goes through a file of the data repository, or is a folder there",
+                where=str(self.root / through),
+                value=path,
+                limit="a name that is either a file or a folder",
+                action="name the partition otherwise",
+            )
+
+    def open(self) -> None:
         """Make the repository if there is none, and refuse one that sends its readers to another remote."""
-        if not (self.root / ".git").exists():
+        if not self.exists:
             self._create()
         config = self.root / ".dvc" / "config"
         lines = [line.strip() for line in config.read_text(encoding="utf-8").splitlines()] if config.exists() else []
-        if not {f"url = {self.remote}", f'url = "{self.remote}"'}.intersection(lines):
+        url = self.remote.url
+        if not {f"url = {url}", f'url = "{url}"'}.intersection(lines):
             raise DataRefused(
                 "KZ443",
                 "not the data repository of this remote",
                 where=str(config),
                 value=next((line for line in lines if line.startswith("url = ")), "no DVC remote"),
-                limit=f"url = {self.remote}",
+                limit=f"url = {url}",
                 action="name another root, or the remote that this repository has",
             )
 
     def _create(self) -> None:
         """Make the whole repository aside, then rename it: somebody faster may do the same."""
+        with self.draft() as git:
+            done = git.run(sys.executable, "-c", _INITIALISE, json.dumps(_CONFIG | {"remote": self.dvc_remote()}))
+            if done.returncode:
+                raise git.failed("DVC", done)
+            # After DVC, which names only what is not ignored yet.
+            (git.root / ".gitignore").write_text(_IGNORE, encoding="utf-8")
+            git("add", "--force", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+            git("commit", "--quiet", "--message=Begin the data repository")
+
+    @contextmanager
+    def draft(self) -> Iterator[Git]:
+        """A repository beside ``root`` that takes its place at the end, if nobody was faster."""
         if find_spec("dvc") is None:
             raise MissingDependency("dvc", "dvc")
         self.root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.root.parent, prefix=".draft-") as folder:
             draft = Path(folder) / self.root.name
             draft.mkdir()
-            git = _Git(draft)
+            git = Git(draft)
             git("init", "--quiet", "--initial-branch=main", "--template=")
-            config = _CONFIG | {"remote": {"store": {"url": str(self.remote)}}}
-            git.run(sys.executable, "-c", _INITIALISE, json.dumps(config))
-            git("add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore")
-            git("commit", "--quiet", "--message=Begin the data repository")
+            yield git
             try:
                 draft.rename(self.root)
             except OSError:
-                if not (self.root / ".git").exists():
+                if not self.exists:
                     raise
 
-    def _record(self, path: str, size: int, md5: str, message: str) -> str:
-        """Make workspace and history say that ``path`` has this content; the newest commit that says so."""
-        target = self.root / path
-        pointer = target.with_name(f"{target.name}.dvc")
-        facts = {"md5": md5, "size": size, "hash": "md5", "path": target.name}
-        text = yaml.safe_dump({"outs": [facts]}, sort_keys=False, allow_unicode=True)
-        with _only_writer(self.root) as git:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in target.parent.glob(".publish-*"):
-                leftover.unlink()
-            fault_point("data.commit.before_pointer")
-            ignore = _ignore(target)
-            _put(target, self._cached(md5), size, md5, _link)
-            publish_text(pointer, text)
-            fault_point("data.commit.before_git")
-            git("add", "--force", "--", str(pointer), str(ignore))
-            if git("diff", "--cached", "--name-only", "--", str(pointer)):
-                git("commit", "--quiet", f"--message={message}", "--", str(pointer), str(ignore))
-            fault_point("data.commit.after_git")
-            return git("log", "-1", "--format=%H", "--", str(pointer)).strip()
+    def dvc_remote(self) -> dict[str, dict[str, object]]:
+        """The remote as DVC's configuration names it. What people pull is hashed, too."""
+        facts: dict[str, object] = {"url": self.remote.url, "verify": True}
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if self.remote.url.startswith("s3://") and endpoint and "@" not in endpoint:
+            facts["endpointurl"] = endpoint
+        return {"store": facts}
 
-    def _cached(self, md5: str) -> Path:
-        return _object(self.root / ".dvc" / "cache", md5)
+    # What is done with the versions that there are.
+
+    def versions(self) -> list[Kept]:
+        return self.history.versions() if self.exists else []
+
+    def verify(self, tell: Callable[[str], object], *, repair: bool = False) -> list[Wrong]:
+        return data_keeping.verify(self, tell, repair=repair)
+
+    def checkout(self, moment: str | datetime, folder: Path, tell: Callable[[str], object]) -> str:
+        return data_keeping.checkout(self, moment, folder, tell)
+
+    def backup(self, remote: str, tell: Callable[[str], object]) -> BackedUp:
+        return data_keeping.backup(self, remote, tell)
+
+    def restore(self, remote: str, tell: Callable[[str], object]) -> BackedUp:
+        return data_keeping.restore(self, remote, tell)
+
+    def reconcile(self, now: datetime) -> Iterator[str]:
+        return data_keeping.reconcile(self, now)
+
+    @contextmanager
+    def using(self, place: Place, need: int = 0) -> Iterator[None]:
+        """Raise ``DataRefused`` (KZ442) for what a remote refuses."""
+        limit = f"{place.url} is a folder that this process may write"
+        action = "mount it, free space or grant the right, then retry"
+        if place.url.startswith("s3://"):
+            limit = f"{place.url} is in a bucket that these credentials may write"
+            action = "check the standard AWS variables, the bucket, its policy and this machine's clock, then retry"
+        with _refused("KZ442", "the data remote cannot be used", place.url, limit, action, need):
+            yield
+
+    @contextmanager
+    def writing(self, need: int = 0) -> Iterator[None]:
+        """Raise ``DataRefused`` (KZ443) for what the file system refuses."""
+        limit = f"{self.root} is a folder that this process may write"
+        action = "mount it, free space or grant the right, then retry"
+        with _refused("KZ443", "the data repository cannot be written", str(self.root), limit, action, need):
+            yield
 
 
-@dataclass(frozen=True)
-class _Git:
-    """Git on the repository at ``root`` and no other, deaf to the person's settings, hooks and environment.
-
-    A ``lock`` (file descriptor) is handed to every command, so that it stays taken while one outlives its caller.
-    """
-
-    root: Path
-    lock: int | None = None
-
-    def __call__(self, *arguments: str) -> str:
-        """What ``git`` prints for these arguments. Raises ``DataRefused`` (KZ444) if it fails."""
-        settings = [part for key, value in _GIT_SETTINGS.items() for part in ("-c", f"{key}={value}")]
-        return self.run("git", *settings, *arguments)
-
-    def run(self, *command: str) -> str:
-        """What a command prints that works on this repository. Raises ``DataRefused`` (KZ444) if it fails."""
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self._environment(),
-            pass_fds=() if self.lock is None else (self.lock,),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        if not done.returncode:
-            return done.stdout
-        raise DataRefused(
-            "KZ444",
-            f"{Path(command[0]).name} fails in the data repository",
-            where=str(self.root),
-            value=done.stderr.strip() or f"exit code {done.returncode}",
-            limit="exit code 0",
-            action="run `git status` and `git fsck` there, mend what they name, then retry",
-        )
-
-    def _environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        return inherited | {
-            "GIT_DIR": str(self.root / ".git"),
-            "GIT_WORK_TREE": str(self.root),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_ATTR_NOSYSTEM": "1",
-            "GIT_LITERAL_PATHSPECS": "1",
-            "XDG_CONFIG_HOME": str(self.root / ".git"),
-            "LC_ALL": "C",
-        }
+def _folders(path: str) -> list[str]:
+    """The folders that a path goes through."""
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
 
 
 @contextmanager
-def _only_writer(root: Path) -> Iterator[_Git]:
-    """One writer at a time, with git at ``root``; locks that a killed git left behind are removed first."""
-    folder = root / ".git"
-    with (folder / "kaizen-writer").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in (*folder.glob("*.lock"), *folder.glob("refs/**/*.lock")):
-            leftover.unlink(missing_ok=True)
-        yield _Git(root, lock.fileno())
-
-
-@contextmanager
-def _refused(code: str, what: str, where: Path) -> Iterator[None]:
+def _refused(code: str, what: str, where: str, limit: str, action: str, need: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataRefused(
-            code,
-            what,
-            where=str(error.filename or where),
-            value=error.strerror or str(error),
-            limit=f"{where} is a folder that this process may write",
-            action="mount it, free space or grant the right, then retry",
-        ) from error
+        # Of two files, the second is the one that was to be written.
+        file, value = str(error.filename2 or error.filename or where), error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            value += _space(Path(file), need)
+        raise DataRefused(code, what, where=file, value=value, limit=limit, action=action) from error
 
 
-def _local_folder(remote: str | Path) -> Path:
-    scheme, found, rest = str(remote).partition("://")
-    if not found:
-        return Path(remote).absolute()
-    if scheme != "file":
-        raise DataRefused(
-            "KZ442",
-            "the data remote cannot be written",
-            where="the data repository's remote",
-            value=f"{scheme}://",
-            limit="a local or mounted folder: a path or a file:// URL",
-            action="name a folder; `dvc push --remote` copies it elsewhere",
-        )
-    return Path(unquote(rest)).absolute()
-
-
-def _object(database: Path, md5: str) -> Path:
-    return database / "files" / "md5" / md5[:2] / md5[2:]
-
-
-def _put(target: Path, source: Path, size: int, md5: str, place: Callable[[Path, Path], object]) -> None:
-    """Make ``target`` hold the bytes of ``source``; what lies there is kept only if its own bytes say so."""
-    if target.exists() and (target.samefile(source) or _holds(target, size, md5)):
-        return
-
-    def write(draft: Path) -> None:
-        place(source, draft)
-        if not draft.samefile(source) and not _holds(draft, size, md5):
-            raise IntegrityError(
-                "KZ642",
-                "a copy has other bytes than its source",
-                where=str(target),
-                value=f"not md5 {md5} ({size} bytes)",
-                limit=f"the bytes of {source}",
-                action="check both disks, then retry",
-            )
-
-    publish_file(target, write)
-
-
-def _holds(path: Path, size: int, md5: str) -> bool:
-    return path.stat().st_size == size and file_digests(path, "md5")[1]["md5"] == md5
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link ``target`` to ``source``; copy where the file system cannot."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _ignore(target: Path) -> Path:
-    """Let git ignore ``target`` as DVC does; the ``.gitignore`` that says so."""
-    ignore = target.with_name(".gitignore")
-    entry = "/" + re.sub(r"([][!*#?\\])", r"\\\1", target.name)
-    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.exists() else []
-    if entry not in lines:
-        publish_text(ignore, "\n".join([*lines, entry, ""]))
-    return ignore
+def _space(path: Path, need: int) -> str:
+    """How much is free where ``path`` would lie, as an addition to a message."""
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), None)
+    free = f": {shutil.disk_usage(there).free:,} bytes free" if there else ""
+    return f"{free}, {need:,} bytes to be written" if need else free

@@ -19,6 +19,7 @@ from kaizen.errors import DataRefused
 from kaizen.privacy import show
 from kaizen.records import Window
 from kaizen.spec import Spec, parse_label
+from kaizen.splits import refuse_missing
 
 _SHOWN = 5
 _TESTS = {
@@ -35,7 +36,7 @@ class Examples:
     """Rows ready for a model.
 
     Attributes:
-        rows: the entity columns and the timestamp, n rows.
+        rows: the entity columns, the timestamp, and what else was asked for, n rows.
         features: n rows of ``float64`` or text columns.
         label: n floats, NaN where the truth is not known; None if labels were not asked for.
     """
@@ -77,11 +78,14 @@ class Examples:
         return np.asarray(np.unique(local.to_numpy().astype("datetime64[D]"), return_inverse=True)[1])
 
 
-def assemble(spec: Spec, tables: Mapping[str, pd.DataFrame], *, labels: bool) -> Examples:
+def assemble(spec: Spec, tables: Mapping[str, pd.DataFrame], *, labels: bool, keep: Sequence[str] = ()) -> Examples:
     """Join ``tables`` (name to rows) into examples; ``labels`` says whether the labels table is to be joined.
 
+    ``keep`` names columns that ``rows`` has besides entity and timestamp.
+
     Raises ``DataRefused``: KZ411 a key twice, KZ412 an outcome among the features, KZ413 a feature missing, KZ419
-    labels that contradict each other; KZ405, KZ417, KZ418 times and keys that rows cannot be joined by.
+    labels that contradict each other; KZ405, KZ417, KZ418 times and keys that rows cannot be joined by; KZ493 a column
+    of ``keep`` missing.
     """
     problem = spec.problem
     frame = _with_look_ups(spec, tables)
@@ -98,7 +102,8 @@ def assemble(spec: Spec, tables: Mapping[str, pd.DataFrame], *, labels: bool) ->
             limit="columns " + ", ".join(map(str, frame.columns)),
             action="correct the name, or deliver the column",
         )
-    keys = list(dict.fromkeys([*problem.entity, problem.timestamp]))
+    keys = list(dict.fromkeys([*problem.entity, problem.timestamp, *keep]))
+    refuse_missing(frame, keep)
     return Examples(frame[keys].reset_index(drop=True), _as_features(frame[list(names)]), label)
 
 

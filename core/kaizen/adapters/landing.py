@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from kaizen.adapters.readers import choose, damaged
-from kaizen.adapters.schemas import column_types
+from kaizen.adapters.readers import BROKEN, choose, damaged
+from kaizen.adapters.schemas import column_types, value_of
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused
 from kaizen.privacy import show
@@ -32,7 +32,8 @@ _BLOCK_ROWS = 8192
 _GROUP_BYTES = 8 << 20
 _GROUP_ROWS = 1 << 17
 _MAX_KEYS = 10_000
-_OLDEST_YEAR = 1900
+_YEARS = (1900, 2200)
+"""Between them lies what a loop can be about; others stand for a missing time, or for a damaged one."""
 
 Cut = Callable[[pa.RecordBatch], Iterator[tuple[str, pa.RecordBatch]]]
 """Cuts a batch: partition and its rows, in their order."""
@@ -152,17 +153,19 @@ def with_time(batch: pa.RecordBatch, timestamp: str, wanted: Wanted, first_row: 
     column = batch.column(at)
     times = _as_utc(column)
     bad = times.is_null() if times.null_count else None
-    if bad is None:
+    if bad is None and len(times):
         years = pc.year(times)
-        bad = pc.less(years, _OLDEST_YEAR) if len(times) and pc.min(years).as_py() < _OLDEST_YEAR else None
+        ends = pc.min_max(years).as_py()
+        if ends["min"] < _YEARS[0] or ends["max"] > _YEARS[1]:
+            bad = pc.or_(pc.less(years, _YEARS[0]), pc.greater(years, _YEARS[1]))
     if bad is not None:
         row = pc.index(bad, True).as_py()
         raise DataRefused(
             "KZ405",
             "not a time",
             where=f"{wanted.where}: column {timestamp}, row {first_row + row}",
-            value=show(column[row].as_py(), timestamp, wanted.private),
-            limit=f"ISO 8601 from the year {_OLDEST_YEAR} on, in every row",
+            value=show(value_of(column, row), timestamp, wanted.private),
+            limit=f"ISO 8601 in the years {_YEARS[0]} to {_YEARS[1]}, in every row",
             action="correct the row at the source",
         )
     return batch.set_column(at, timestamp, times)
@@ -334,7 +337,7 @@ class Original:
                     rows += batch.num_rows
                     for name, column in zip(schema.names, batch.columns, strict=True):
                         valued[name] = valued[name] or _has_value(column)
-        except (pa.ArrowException, OSError):
+        except BROKEN:
             raise damaged(self.wanted, f"{size} bytes, with unreadable pages", "a whole Parquet file") from None
         empty = tuple(name for name, found in valued.items() if not found)
         types = column_types(schema)
@@ -346,7 +349,7 @@ def as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Origin
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (pa.ArrowException, OSError):
+    except BROKEN:
         # Whoever reads it says what is wrong.
         return None
     same = all(wanted.types.get(field.name, str(field.type)) == str(field.type) for field in schema)
@@ -365,7 +368,7 @@ def column_order(path: Path) -> tuple[str, ...]:
     """The columns of one of our own files, in its order; nothing if it is not there: that is for its readers to say."""
     try:
         return tuple(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
+    except BROKEN:
         return ()
 
 

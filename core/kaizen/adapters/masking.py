@@ -26,6 +26,8 @@ LENGTH = 32
 10^18 / 2^129, about one in 10^21.
 """
 
+_Place = tuple[str, int]
+"""Where a batch's column is: the delivery and its name, and the number of the first row."""
 _BLOCK = 64
 """Bytes of a block of SHA-256."""
 
@@ -50,11 +52,11 @@ class Mask:
         self._hash = KeyedHash(key)
         self._fingerprint = fingerprint(key) if key else ""
 
-    def apply(self, batch: pa.RecordBatch, where: str = "") -> pa.RecordBatch:
-        """The rows of ``batch``, masked. Raises ``DataRefused``: KZ480, KZ481; ``where`` is the place in them."""
+    def apply(self, batch: pa.RecordBatch, where: str = "", first_row: int = 1) -> pa.RecordBatch:
+        """The rows of ``batch``, masked. Raises ``DataRefused``: KZ480, KZ481; in them its place and first row."""
         schema = masked_schema(batch.schema, self.policies, where)
         arrays = [
-            self._mask(column, field.type, self.policies.get(field.name), f"{where}: column {field.name}")
+            self._mask(column, field.type, self.policies.get(field.name), (f"{where}: column {field.name}", first_row))
             for column, field in zip(batch.columns, batch.schema, strict=True)
             if not _dropped(field.name, self.policies)
         ]
@@ -65,7 +67,7 @@ class Mask:
         shown = {"hash": f"{HASH}{self._fingerprint}"}
         return {c: shown.get(p.how, str(p)) for c, p in self.policies.items() if c in columns}
 
-    def _mask(self, values: pa.Array, kind: pa.DataType, policy: Policy | None, where: str) -> pa.Array:
+    def _mask(self, values: pa.Array, kind: pa.DataType, policy: Policy | None, where: _Place) -> pa.Array:
         if policy is None or (pa.types.is_null(kind) and policy.how != "hash"):
             return values
         if pa.types.is_dictionary(kind):
@@ -218,7 +220,7 @@ _CUT = {"day": 10, "month": 7, "year": 4}
 """Characters of an ISO 8601 date down to a unit."""
 
 
-def _truncate_time(values: pa.Array, unit: str, zone: str, where: str) -> pa.Array:
+def _truncate_time(values: pa.Array, unit: str, zone: str, where: _Place) -> pa.Array:
     kind = values.type
     if _is_text(kind):
         # Not text that happens to begin like one: all or nothing. What was truncated before stays as it is.
@@ -231,7 +233,7 @@ def _truncate_time(values: pa.Array, unit: str, zone: str, where: str) -> pa.Arr
     return pc.floor_temporal(values, unit=unit).cast(kind) if len(values) else values
 
 
-def _generalise(values: pa.Array, policy: Policy, where: str) -> pa.Array:
+def _generalise(values: pa.Array, policy: Policy, where: _Place) -> pa.Array:
     """To the lower end of the step or the interval. What is below the first edge becomes null."""
     kind = _generalised_type(values.type, policy)
     numbers = values.cast(kind, safe=False)
@@ -251,14 +253,14 @@ def _generalise(values: pa.Array, policy: Policy, where: str) -> pa.Array:
     return pa.array(lower, type=kind, mask=missing)
 
 
-def _refuse_unless(fits: pa.Array, where: str, limit: str) -> None:
+def _refuse_unless(fits: pa.Array, where: _Place, limit: str) -> None:
     if pc.all(fits).as_py() is not False:
         return
-    row = pc.index(fits, False).as_py()
+    column, first_row = where
     raise DataRefused(
         "KZ481",
         "a value cannot be masked",
-        where=f"{where}, row {row + 1} of its batch",
+        where=f"{column}, row {first_row + pc.index(fits, False).as_py()}",
         value="not shown",
         limit=limit,
         action="correct the row at the source, or choose another policy in data.private",

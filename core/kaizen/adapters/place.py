@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime
 from functools import cache, lru_cache
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -21,25 +22,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kaizen import codec
-from kaizen.adapters import estimates, mlflow_model
+from kaizen import codec, splits
+from kaizen.adapters import estimates, leaks, mlflow_model
 from kaizen.adapters.examples import Examples, assemble
 from kaizen.adapters.profiles import make_profile
 from kaizen.adapters.tables import read_parquet, write_parquet
 from kaizen.bridge import InputFile, ModelFolder, Request
+from kaizen.calendar import bounds
 from kaizen.canonical import canonical_json, digest
 from kaizen.checkpoints import Checkpoints
 from kaizen.errors import DataRefused, ModelRefused
 from kaizen.images import CODE, read_code
 from kaizen.publish import publish_file, publish_json, verify_file, verify_folder
-from kaizen.records import Environment, Profile, Window
+from kaizen.records import Comparison, Environment, Profile, Window
 from kaizen.runners import Training, find_runner, make_importable
 from kaizen.spec import ProblemSpec, Spec, parse_spec
 from kaizen.trials import FolderSpool, Reporter, TrialStopped, parse_reports
 
 _EXAMPLE_ROWS = 5
 _SLICE_ROWS = 200
-_POWER_ROWS = 20_000
 _REQUIRED = ("mlflow-skinny", "scikit-learn", "skops", "pandas", "numpy")
 
 
@@ -47,7 +48,17 @@ def trigger(request: Request) -> dict[str, Any]:
     """Refuse, before anybody decides to train, what ``train`` would refuse before it calls user code."""
     spec = parse_spec(request.spec, "request")
     find_runner(spec.train.runner)
-    return {"rows": len(_training_rows(canonical_json(request.spec), request.inputs, request.window))}
+    rows = _training_rows(canonical_json(request.spec), request.inputs, request.window, request.held_by)
+    _split(spec, rows)
+    if spec.tune:
+        windows = request.window.cut(spec.evaluate.window, spec.timezone)
+        trained, selected = (rows.in_window(spec.problem.timestamp, window) for window in windows)
+        leaks.refuse_shared(spec, trained, selected, "rows of trials and of their selection")
+    if request.selection:
+        inputs = [i for i in request.inputs if _reaches_into(spec, i, request.selection)]
+        gate = _load(spec, inputs, request.selection, request.held_by, labels=True).labelled()
+        leaks.refuse_shared(spec, rows, gate, "training rows and the gate's")
+    return {"rows": len(rows)}
 
 
 def train(request: Request) -> dict[str, Any]:
@@ -75,7 +86,8 @@ def trial(request: Request) -> dict[str, Any]:
 def _measure(request: Request, model: Any) -> float:
     """The first gate's metric on the labelled rows of the selection. Raises ``DataRefused`` KZ424 without any."""
     spec = parse_spec(request.spec, "request")
-    rows = _load(spec, request.inputs, request.selection or request.window, labels=True).labelled()
+    selected = request.selection or request.window
+    rows = _load(spec, request.inputs, selected, request.held_by, labels=True).labelled()
     predictions = {"candidate": predict(model, rows.features, spec.problem)} if len(rows) else {}
     label = _as_label(_labels(rows), spec.problem)
     # One block: a trial needs the value, not its interval.
@@ -94,24 +106,68 @@ def _measure(request: Request, model: Any) -> float:
 
 
 def open_training(request: Request) -> Training:
-    """The labelled rows of the window, checked. Raises ``DataRefused`` before any user code runs."""
+    """The labelled rows of the window, checked and split. Raises ``DataRefused`` before any user code runs."""
     spec = parse_spec(request.spec, "request")
     make_importable(Path(request.project))
-    rows = _training_rows(canonical_json(request.spec), request.inputs, request.window)
+    rows = _training_rows(canonical_json(request.spec), request.inputs, request.window, request.held_by)
     # Read for this training alone: its memory is user code's from here on.
     _training_rows.cache_clear()
-    examples = rows.features.assign(**{spec.problem.target: rows.label})
+    rows, held = _split(spec, rows)
     checkpoints = Checkpoints(Path(request.checkpoints)) if request.checkpoints else None
     return Training(
-        examples, spec.problem.target, spec.train, Path(request.project), request.env, checkpoints, request.parameters
+        _frame(spec, rows),
+        spec.problem.target,
+        spec.train,
+        Path(request.project),
+        request.env,
+        checkpoints,
+        request.parameters,
+        validation=_frame(spec, held) if held else None,
     )
 
 
+def _frame(spec: Spec, rows: Examples) -> pd.DataFrame:
+    return rows.features.assign(**{spec.problem.target: rows.label})
+
+
+def _split(spec: Spec, rows: Examples) -> tuple[Examples, Examples | None]:
+    """Training and validation rows. Raises ``DataRefused``: KZ492 a side that nothing can be learnt from, leaks."""
+    wanted, salt = spec.train.validation, f"{spec.loop}/validation"
+    if wanted is None:
+        return rows, None
+    if wanted.by == "time":
+        found = splits.by_time(rows.rows, spec.problem.timestamp, share=wanted.share, last=wanted.last)
+    else:
+        split = splits.by_group if wanted.by == "group" else splits.by_hash
+        found = split(rows.rows, spec.validation_columns, share=wanted.share, salt=salt)
+    mask = np.asarray(found, dtype=bool)
+    kept, held = rows.where(~mask), rows.where(mask)
+    classes = len(np.unique(_labels(kept)))
+    if not len(kept) or not len(held) or (spec.problem.task == "classification" and classes < 2):
+        raise DataRefused(
+            "KZ492",
+            "rows cannot be split into training and validation",
+            where=f"train.validation: by {wanted.by}",
+            value=f"{len(kept)} rows of {classes} classes to train on, {len(held)} to validate",
+            limit="rows on both sides, and two classes to train on",
+            action="change share, last or columns of train.validation, or wait for more rows",
+        )
+    leaks.refuse_shared(spec, kept, held, "training and validation rows")
+    return kept, held
+
+
+def _reaches_into(spec: Spec, item: InputFile, window: Window) -> bool:
+    """Whether a partition holds rows of a window that is the newest; tables that are not cut always may."""
+    if item.acceptance or window.start is None or spec.data.tables[item.table].partition is None:
+        return True
+    return bounds(item.partition, spec.timezone)[1] > datetime.fromisoformat(window.start)
+
+
 @lru_cache(maxsize=1)
-def _training_rows(compiled: str, inputs: tuple[InputFile, ...], window: Window) -> Examples:
+def _training_rows(compiled: str, inputs: tuple[InputFile, ...], window: Window, held_by: tuple[str, ...]) -> Examples:
     """The labelled rows, checked; a process that was asked by trigger need not read them again to train."""
     spec = parse_spec(json.loads(compiled), "request")
-    rows = _load(spec, inputs, window, labels=True).labelled()
+    rows = _load(spec, inputs, window, held_by, labels=True).labelled()
     _check_rows(spec, rows)
     return rows
 
@@ -126,8 +182,12 @@ def _check_rows(spec: Spec, rows: Examples) -> None:
             limit="at least 1",
             action="deliver outcomes for the partitions, or wait for problem.label_delay",
         )
-    if spec.problem.task == "regression":
-        return
+    if spec.problem.task == "classification":
+        _refuse_one_class(spec, rows)
+    leaks.refuse_outcomes_in_disguise(spec, rows)
+
+
+def _refuse_one_class(spec: Spec, rows: Examples) -> None:
     classes = np.unique(_labels(rows))
     if len(classes) < 2:
         raise DataRefused(
@@ -138,39 +198,6 @@ def _check_rows(spec: Spec, rows: Examples) -> None:
             limit="at least 2 classes",
             action="check problem.label and the outcomes; a model cannot learn from one class",
         )
-    _refuse_too_powerful(spec, rows)
-
-
-def _refuse_too_powerful(spec: Spec, rows: Examples) -> None:
-    """The second net for outcomes among the features: no single column may tell the label apart almost alone."""
-    limit = spec.evaluate.max_auc_of_one_feature
-    step = max(1, len(rows) // _POWER_ROWS)
-    sample = rows.where(np.arange(len(rows)) % step == 0)
-    label = _labels(sample) == spec.problem.positive
-    for name in sample.features.columns:
-        power = _power(sample.features[name], label)
-        if power >= limit:
-            raise DataRefused(
-                "KZ422",
-                "one feature tells the label almost alone",
-                where=f"feature {name}",
-                value=f"ROC AUC {power:.3f}",
-                limit=f"below {limit} (evaluate.max_auc_of_one_feature)",
-                action="if it is an outcome, name it in data.outcomes; if it is known in advance, raise the limit",
-            )
-
-
-def _power(values: pd.Series, label: np.ndarray) -> float:
-    """ROC AUC of one column alone, whichever way it points; categories by their label rate on the other half."""
-    if pd.api.types.is_numeric_dtype(values):
-        score = values.fillna(values.min() - 1 if values.notna().any() else 0).to_numpy(dtype=float)
-    else:
-        half = np.arange(len(values)) % 2 == 0
-        rates = pd.Series(label[half], dtype=float).groupby(values[half].to_numpy()).mean()
-        score = values.map(rates).fillna(label.mean()).to_numpy(dtype=float)[~half]
-        label = label[~half]
-    power = estimates.auc(label, score)
-    return max(power, 1 - power) if np.isfinite(power) else 0.5
 
 
 def close_training(request: Request, training: Training, model: Any) -> dict[str, Any]:
@@ -204,6 +231,7 @@ def close_training(request: Request, training: Training, model: Any) -> dict[str
         "model": str(folder),
         "profile": str(profile),
         "rows": len(features),
+        "warnings": leaks.oddities(features),
         "features": mlflow_model.signature_columns(folder),
         "parity": _parity(predictions),
         "parameters": {**_parameters(model), **{f"tune.{name}": str(v) for name, v in request.parameters.items()}},
@@ -212,9 +240,12 @@ def close_training(request: Request, training: Training, model: Any) -> dict[str
 
 
 def evaluate(request: Request) -> dict[str, Any]:
-    """Measure candidate (and champion) on the labelled rows of the window: each gate's metric, and its slices."""
+    """Measure candidate (and champion) on the labelled rows of the window: each gate's metric, and its slices.
+
+    The candidate alone is measured on the acceptance set as well.
+    """
     spec = parse_spec(request.spec, "request")
-    rows = _load(spec, request.inputs, request.window, labels=True).labelled()
+    rows = _load(spec, request.inputs, request.window, request.held_by, labels=True).labelled()
     block = rows.days(spec.problem.timestamp, spec.clock.timezone) if len(rows) else np.zeros(0, dtype=int)
     predictions = {
         role: predict(_open(folder, request.project, spec), rows.features, spec.problem) if len(rows) else np.zeros(0)
@@ -235,13 +266,30 @@ def evaluate(request: Request) -> dict[str, Any]:
         "rows": len(rows),
         "blocks": len(np.unique(block)),
         "comparisons": [codec.encode(c) for c in found if c is not None],
+        "acceptance": [codec.encode(c) for c in _accept(spec, request)],
     }
+
+
+def _accept(spec: Spec, request: Request) -> list[Comparison]:
+    """The candidate on the labelled rows of the acceptance set, by each gate's metric."""
+    held = _acceptance(spec, request.inputs, request.held_by)
+    rows = held.labelled() if held else None
+    if rows is None or not len(rows):
+        return []
+    found = {
+        "candidate": predict(_open(request.models["candidate"], request.project, spec), rows.features, spec.problem)
+    }
+    label = _as_label(_labels(rows), spec.problem)
+    block = rows.days(spec.problem.timestamp, spec.clock.timezone)
+    metrics = dict.fromkeys(gate.metric for gate in spec.gates)
+    measured = [estimates.compare(metric, label, found, block, spec.confidence) for metric in metrics]
+    return [comparison for comparison in measured if comparison is not None]
 
 
 def score(request: Request) -> dict[str, Any]:
     """Predict every row of the window; profile the rows in the reference's bins."""
     spec = parse_spec(request.spec, "request")
-    rows = _load(spec, request.inputs, request.window, labels=False)
+    rows = _load(spec, request.inputs, request.window, (), labels=False)
     model = _open(request.models["champion"], request.project, spec)
     values = predict(model, rows.features, spec.problem) if len(rows) else np.zeros(0)
     predictions = Path(request.folder) / "predictions.parquet"
@@ -315,14 +363,46 @@ def predict(model: Any, features: pd.DataFrame, problem: ProblemSpec) -> np.ndar
     return found
 
 
-def _load(spec: Spec, inputs: Iterable[InputFile], window: Window, *, labels: bool) -> Examples:
-    """The inputs' rows in the window, every file checked against its digest before it is read."""
+def _load(
+    spec: Spec, inputs: Iterable[InputFile], window: Window, held_by: tuple[str, ...], *, labels: bool
+) -> Examples:
+    """The inputs' rows in the window, every file checked against its digest before it is read.
+
+    Rows of the acceptance set, known by their values in ``held_by``, are not among them.
+    """
+    inputs = list(inputs)
+    tables = _read(spec, [item for item in inputs if not item.acceptance])
+    keep = (*spec.problem.group, *spec.validation_columns, *held_by) if labels else ()
+    rows = assemble(spec, tables, labels=labels, keep=keep).in_window(spec.problem.timestamp, window)
+    held = _acceptance(spec, inputs, held_by)
+    return _without(spec, rows, held, held_by) if held and labels else rows
+
+
+def _without(spec: Spec, rows: Examples, held: Examples, held_by: tuple[str, ...]) -> Examples:
+    """The rows that are none of the acceptance set's: by its key, nor, were a row corrected, by entity or group."""
+    kept = np.ones(len(rows), dtype=bool)
+    for columns in dict.fromkeys(c for c in (held_by, spec.problem.entity, spec.problem.group) if c):
+        known = held.rows if columns == held_by else held.rows.dropna(subset=list(columns))
+        keys = set(splits.keys_of(known, columns))
+        kept &= np.array([key not in keys for key in splits.keys_of(rows.rows, columns)], dtype=bool)
+    return rows if kept.all() else rows.where(kept)
+
+
+def _acceptance(spec: Spec, inputs: Iterable[InputFile], held_by: tuple[str, ...]) -> Examples | None:
+    """The rows of the acceptance set; None without one."""
+    files = [item for item in inputs if item.acceptance]
+    keep = (*spec.problem.group, *held_by)
+    return assemble(spec, _read(spec, files), labels=True, keep=keep) if files else None
+
+
+def _read(spec: Spec, inputs: Iterable[InputFile]) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {}
     for item in inputs:
         verify_file(Path(item.path), item.sha256)
-        parts.setdefault(item.table, []).append(read_parquet(Path(item.path)))
-    tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
-    return assemble(spec, tables, labels=labels).in_window(spec.problem.timestamp, window)
+        frame = read_parquet(Path(item.path))
+        leaks.refuse_outside(spec, item, frame)
+        parts.setdefault(item.table, []).append(frame)
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 
 def _open(folder: ModelFolder, project: str, spec: Spec) -> Any:

@@ -33,8 +33,12 @@ BATCH = 8 << 20
 """Bytes of a batch, about: what is in memory of a table at a time."""
 _BLOCK = 4 << 20
 _MAX_COLUMNS = 10_000
+_SHOWN = 5
+"""Of many, so many are named."""
 _MISSING = ["", "NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>"]
 _UNPACKING = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What Arrow raises of a file that is none."""
 _BAD_ROW = re.compile(r"(Row #(?P<row>\d+): )?Expected (?P<expected>\d+) columns, got (?P<found>\d+)")
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -72,7 +76,7 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
             groups = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
             rows = max(1, min(1 << 16, BATCH * facts.num_rows // max(1, sum(groups))))
             yield from _conformed(file.iter_batches(rows, columns=names, use_threads=False), names, wanted)
-    except (pa.ArrowException, OSError):
+    except BROKEN:
         size = path.stat().st_size
         raise damaged(wanted, f"{size} bytes, no readable footer or pages", "a whole Parquet file") from None
 
@@ -89,7 +93,7 @@ def _read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
                 reader = pyarrow.ipc.open_stream(file)
                 batches = iter(reader)
             yield from _conformed(batches, choose(reader.schema.names, wanted), wanted)
-    except (pa.ArrowException, OSError):
+    except BROKEN:
         raise damaged(wanted, f"{path.stat().st_size} bytes, not readable to the end", "a whole Arrow file") from None
 
 
@@ -323,7 +327,8 @@ def choose(names: list[str], wanted: Wanted) -> list[str]:
     """Which of a file's columns are taken, in which order. Raises ``DataRefused`` KZ403, KZ404."""
     twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        at = "; ".join(f"{n} at {', '.join(str(i + 1) for i, m in enumerate(names) if m == n)}" for n in twice)
+        places = {n: [i + 1 for i, name in enumerate(names) if name == n][:_SHOWN] for n in twice[:_SHOWN]}
+        at = "; ".join(f"{n[:40]} at {', '.join(map(str, found))}" for n, found in places.items())
         raise DataRefused(
             "KZ404",
             "column name appears twice",

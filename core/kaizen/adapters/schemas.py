@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -122,7 +123,7 @@ def first_offender(column: pa.Array, expected: pa.DataType, name: str, first_row
         else:
             high = middle
     at = min(low, len(column) - 1)
-    value = column[at].as_py()
+    value = value_of(column, at)
     shown = show(value, name, wanted.private)
     return DataRefused(
         "KZ460",
@@ -132,6 +133,14 @@ def first_offender(column: pa.Array, expected: pa.DataType, name: str, first_row
         limit=f"{expected}, as in the versions that were taken, or as types of the table says",
         action="correct the rows at the source; if the new type is meant, name it under types of the table",
     )
+
+
+def value_of(column: pa.Array, at: int) -> Any:
+    """One value for people; Python has no times as far away as Arrow has."""
+    try:
+        return column[at].as_py()
+    except (OverflowError, ValueError):
+        return f"a {column.type} out of range"
 
 
 def _casts(column: pa.Array, expected: pa.DataType) -> bool:

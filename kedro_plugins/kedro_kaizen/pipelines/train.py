@@ -14,6 +14,7 @@ from kedro.pipeline import Pipeline, node
 
 from kaizen.errors import UsageError
 from kaizen.records import TrainedModel, TrainingSet, TriggerDecision
+from kaizen.runners import check_validation
 from kaizen.spec import PlaceSpec, Spec
 from kaizen.train import find_candidate, keep_candidate, train, training_request, training_set
 from kaizen.trigger import turn_id
@@ -42,7 +43,7 @@ def run(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, Trai
 
 def open_examples(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, pd.DataFrame]:
     """Choose the training set and read it: n rows of features and the label, for the project's nodes."""
-    examples, training = _open(loop, decision)
+    examples, training = _open(loop, decision, ())
     return examples, training.examples
 
 
@@ -50,19 +51,21 @@ def opening(asked: Sequence[str]) -> Callable[[ProjectLoop, TriggerDecision], tu
     """``open_examples`` that also leaves what the project's nodes ask for: the training's attributes by these names."""
 
     def open_more(loop: ProjectLoop, decision: TriggerDecision) -> tuple[Any, ...]:
-        examples, training = _open(loop, decision)
+        examples, training = _open(loop, decision, asked)
         return (examples, training.examples, *(getattr(training, name) for name in asked))
 
     return open_more
 
 
-def _open(loop: ProjectLoop, decision: TriggerDecision) -> tuple[TrainingSet, Training]:
+def _open(loop: ProjectLoop, decision: TriggerDecision, asked: Sequence[str]) -> tuple[TrainingSet, Training]:
     from kaizen.adapters.place import open_training
 
     with loop.open() as opened:
         _check_place(opened, in_process=True)
         examples = training_set(opened)
-        return examples, open_training(training_request(opened, examples, turn_id(decision)))
+        training = open_training(training_request(opened, examples, turn_id(decision)))
+        check_validation(training, "the project's training", taken=(taken := "validation" in asked), needed=taken)
+        return examples, training
 
 
 def close_model(
@@ -85,14 +88,14 @@ def create_pipeline(training: Pipeline, *, in_process: bool) -> Pipeline:
     """``kaizen_decision`` to ``kaizen_training_set`` and ``kaizen_candidate``, through the project's ``training``.
 
     Its free input ``examples`` becomes ``train.examples``, its free output ``model`` ``train.model``, and so do free
-    inputs ``checkpoints`` and ``report``; parameters and other datasets keep their names. Raises ``SpecError`` (KZ331)
-    if it lacks one of the two.
+    inputs ``checkpoints``, ``report`` and ``validation``; parameters and other datasets keep their names. Raises
+    ``SpecError`` (KZ331) if it lacks one of the two.
     """
     check_training(training, "training")
     if not in_process:
         leaves = ["kaizen_training_set", "kaizen_candidate"]
         return Pipeline([node(run, ["kaizen_loop", "kaizen_decision"], leaves, name="train")])
-    asked = [name for name in ("checkpoints", "report") if name in training.inputs()]
+    asked = [name for name in ("checkpoints", "report", "validation") if name in training.inputs()]
     given = {name: f"train.{name}" for name in ("examples", *asked)}
     own = Pipeline(
         training,
