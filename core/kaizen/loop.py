@@ -189,18 +189,21 @@ class Loop:
     def labelled(self) -> list[str]:
         """Partitions of the main table whose outcomes have come and are old enough, oldest first."""
         now, zone, delay = self.moment(), self.spec.timezone, self.spec.problem.label_delay
-        old = [p for p in self.validated(self.spec.main) if bounds(p, zone)[1] + delay <= now]
-        table = self.spec.labels
+        return [p for p in self.with_outcomes() if bounds(p, zone)[1] + delay <= now]
+
+    def with_outcomes(self) -> list[str]:
+        """Partitions of the main table whose outcomes have come, however old they are; oldest first."""
+        rows, table, zone = list(self.validated(self.spec.main)), self.spec.labels, self.spec.timezone
         if table is None:
-            return old
+            return rows
         known, spec = set(self.validated(table)), self.spec.data.tables[table]
         if not spec.timed:
-            return old if known else []
+            return rows if known else []
         if not spec.time:
-            return [p for p in old if p in known]
+            return [p for p in rows if p in known]
         # A row's outcome may lie in a later partition than the row: outcomes must have come that far.
         reached = max((_utc(bounds(p, zone)[1]) for p in known), default=datetime.fromtimestamp(0, UTC))
-        return [p for p in old if _utc(bounds(p, zone)[1]) + self.spec.horizon_of(table) <= reached]
+        return [p for p in rows if _utc(bounds(p, zone)[1]) + self.spec.horizon_of(table) <= reached]
 
     def acceptance(self) -> AcceptanceSet | None:
         """The rows that were set aside."""

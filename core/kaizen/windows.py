@@ -49,7 +49,7 @@ def acceptance_set(loop: Loop) -> AcceptanceSet | None:
             "KZ491",
             "no rows are set aside yet",
             where="data.acceptance",
-            value=f"{len(_with_outcomes(loop))} partitions with outcomes",
+            value=f"{len(loop.with_outcomes())} partitions with outcomes",
             limit=f"at least {loop.spec.data.acceptance.partitions} (data.acceptance.partitions)",
             action="run validate: it sets them aside when the first outcomes have come",
         )
@@ -64,7 +64,7 @@ def set_aside(loop: Loop) -> AcceptanceSet | None:
     wanted, found = loop.spec.data.acceptance, loop.acceptance()
     if wanted is None or found is not None:
         return found
-    partitions = _with_outcomes(loop)[: wanted.partitions]
+    partitions = loop.with_outcomes()[: wanted.partitions]
     if len(partitions) < wanted.partitions:
         return None
     made = _take(loop, partitions, wanted.share)
@@ -99,9 +99,3 @@ def _take(loop: Loop, partitions: list[str], share: float) -> AcceptanceSet:
             for partition, draft in drafts.items()
         )
     return AcceptanceSet(spec.main, columns, share, salt, inputs, members, rows)
-
-
-def _with_outcomes(loop: Loop) -> list[str]:
-    """Partitions of the main table whose outcomes have come, however old they are; oldest first."""
-    known = set(loop.validated(loop.spec.labels)) if loop.spec.labels else None
-    return [p for p in loop.validated(loop.spec.main) if known is None or p in known]
