@@ -153,14 +153,11 @@ class LoopDag(DAG):
 class IngestDag(LoopDag):
     """Takes what landed and gives it a verdict. Started by what comes, by other teams' assets, or by any ``schedule``.
 
-    A person backfills a range with the parameters `since` and `until`: partitions that begin and end within. A run with
-    a partition key takes that partition alone.
+    A person backfills a range by a run's configuration, `{"since": "2013-02-01", "until": "2013-04-01"}`: partitions
+    that begin and end within. A run with a partition key takes that partition alone.
     """
 
     kind, stages = "ingest", ("ingest", "validate")
-
-    def __init__(self, spec: str, **arguments: Any) -> None:
-        super().__init__(spec, **{"params": {"since": "", "until": ""}, **arguments})
 
     def page(self, snapshot: Snapshot) -> str:
         """The DAG's page, with what people should know of each table."""
