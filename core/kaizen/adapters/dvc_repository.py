@@ -164,7 +164,7 @@ class DvcRepository:
                 unchanged.append(pointer)
                 continue
             there[pointer] = facts
-            meta = {"sha256": content.sha256, **version.meta}
+            meta = {**version.meta, "sha256": content.sha256}
             text = write_pointer(Path(version.path).name, content.md5, content.size, meta)
             changes.append(Change({pointer: text}, version.message))
         if changes and ".gitignore" not in found:
