@@ -49,7 +49,7 @@ def acceptance_set(loop: Loop) -> AcceptanceSet | None:
             "KZ491",
             "no rows are set aside yet",
             where="data.acceptance",
-            value=f"{len(_with_outcomes(loop))} partitions with outcomes",
+            value=f"{len(loop.with_outcomes())} partitions with outcomes",
             limit=f"at least {loop.spec.data.acceptance.partitions} (data.acceptance.partitions)",
             action="run validate: it sets them aside when the first outcomes have come",
         )
