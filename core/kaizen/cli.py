@@ -210,10 +210,11 @@ def _env(arguments: argparse.Namespace) -> str:
 
 
 def _open(arguments: argparse.Namespace) -> Any:
-    """The loop that the arguments name, to be entered."""
+    """The loop that the arguments name, to be entered; without a tracking server, as nothing trains."""
+    from kaizen.adapters.memory_registry import MemoryRegistry
     from kaizen.loop import open_loop
 
-    return open_loop(find_spec(arguments.spec), env=_env(arguments))
+    return open_loop(find_spec(arguments.spec), env=_env(arguments), registry=MemoryRegistry())
 
 
 def _turn(arguments: argparse.Namespace) -> int:

@@ -90,7 +90,75 @@ def _sum(done: Any) -> str:
 
 _REMOTE = ("remote", {"metavar": "REMOTE", "help": "a folder or s3://BUCKET/PREFIX"})
 
+
+def _show(loop: Loop, arguments: argparse.Namespace) -> int:
+    from kaizen import data_text
+    from kaizen.data_report import page_path
+    from kaizen.explore import show
+
+    table, _, partition = arguments.name.partition("/")
+    facts = show(loop, table, partition)
+    if table:
+        page = next((p for p in (page_path(loop, table), page_path(loop)) if p.is_file()), None)
+        facts["report"] = str(page) if page else ""
+    render = data_text.version if partition else data_text.table if table else data_text.tables
+    print(json.dumps(facts) if arguments.json else render(facts))
+    return 0
+
+
+def _log(loop: Loop, arguments: argparse.Namespace) -> int:
+    from kaizen import data_text
+    from kaizen.explore import log
+
+    table, _, partition = arguments.name.partition("/")
+    entries = log(loop, table, partition)
+    print(json.dumps(entries) if arguments.json else data_text.log(entries))
+    return 0
+
+
+def _diff(loop: Loop, arguments: argparse.Namespace) -> int:
+    from kaizen import data_text
+    from kaizen.explore import find_pair
+    from kaizen.profiling import diff
+
+    facts = diff(loop, *find_pair(loop, arguments.first, arguments.second))
+    print(json.dumps(facts) if arguments.json else data_text.diff(facts))
+    return 0
+
+
+def _report(loop: Loop, arguments: argparse.Namespace) -> int:
+    from kaizen.data_report import data_report, page_path
+    from kaizen.publish import publish_text
+
+    table, _, partition = arguments.name.partition("/")
+    page, warnings = data_report(loop, table, partition)
+    path = publish_text(arguments.out or page_path(loop, table), page)
+    if arguments.json:
+        print(json.dumps({"report": str(path), "warnings": warnings}))
+    else:
+        print("\n".join([*(f"warning: {w}" for w in warnings), f"report: {path}"]))
+    return 0
+
+
+_NAME = ("name", {"nargs": "?", "default": "", "metavar": "TABLE[/PARTITION]", "help": "default: every table"})
+_WHICH = "TABLE/PARTITION, or six digits or more of a digest or commit"
+
 ACTIONS = {
+    "show": Action(_show, "tables, partitions, columns: what there is", (_NAME,)),
+    "log": Action(_log, "versions, newest first: when, by whom, why", (_NAME,)),
+    "diff": Action(
+        _diff,
+        "rows, schema and distributions of two versions",
+        (
+            ("first", {"metavar": "A", "help": _WHICH}),
+            ("second", {"nargs": "?", "metavar": "B", "help": f"{_WHICH} (default: A beside what was before it)"}),
+        ),
+    ),
+    "report": Action(
+        _report,
+        "write a page: statistics, distributions, gaps, the target, changes",
+        (_NAME, ("--out", {"type": Path, "metavar": "FILE", "help": "the page (default: below the loop's home)"})),
+    ),
     "verify": Action(
         _verify,
         "re-hash every copy of every version; exit code 6 if one is wrong",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kaizen.calendar import bounds
 from kaizen.canonical import digest
+from kaizen.catalogue import entry
 from kaizen.containers import parse_size
 from kaizen.errors import DataRefused, HeadMoved, MissingDependency, PartitionConflict
 from kaizen.faults import fault_point
@@ -27,7 +28,7 @@ from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
-from kaizen.sources import FileItem, Item, Wanted, changed, find_items, format_of
+from kaizen.sources import FileItem, Item, Wanted, Whence, changed, find_items, format_of
 from kaizen.spec import Spec, TableSpec
 from kaizen.store import split_address
 
@@ -162,8 +163,8 @@ class _Taking:
     def items(self, name: str) -> list[Item]:
         """What the table's source delivers now."""
         table = self.loop.spec.data.tables[name]
-        since = self._watermark(name) if table.watermark else ""
-        return find_items(table, self.loop.path.parent, self.loop.env, since=since, tell=self.tell)
+        loop, since = self.loop, self._watermark(name) if table.watermark else ""
+        return find_items(table, Whence(loop.path.parent, loop.env, name, since, loop.caller.call.secrets), self.tell)
 
     def new_items(self, name: str, items: Sequence[Item]) -> list[Item]:
         """Those that were not taken yet, as far as that can be told without reading their rows."""
@@ -482,16 +483,24 @@ class _Taking:
 
     def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
         files = [
-            NewFile(
-                data_path(name, partition),
-                self.loop.store.file_path(new.draft.sha256),
-                f"ingest {name}/{partition}",
-                {"rows": new.draft.rows},
-            )
-            for each in landed
-            for partition, new in each.versions.items()
+            self._new_file(name, partition, new, each) for each in landed for partition, new in each.versions.items()
         ]
         return self.loop.data.commit(files) if files else {}
+
+    def _new_file(self, name: str, partition: str, new: _NewVersion, landed: _Landed) -> NewFile:
+        draft = new.draft
+        facts = entry(
+            self.loop.spec,
+            name,
+            partition,
+            draft.columns,
+            rows=draft.rows,
+            size=draft.size,
+            sha256=draft.sha256,
+            delivered=landed.source.uri,
+        )
+        source = self.loop.store.file_path(draft.sha256)
+        return NewFile(data_path(name, partition), source, f"ingest {name}/{partition}", facts)
 
     def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed, pointer: Pointer) -> DataVersion:
         from kaizen.adapters.examples import make_label

@@ -502,6 +502,85 @@ class Profile(Record):
     features: tuple[FeatureProfile, ...]
 
 
+EXACTLY = 4096
+"""Up to so many different values of a column are counted, beyond that their number is estimated."""
+
+ColumnKind = Literal["number", "time", "category", "private", "other"]
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """One column of a table's version. Of a private one there are counts, and no values.
+
+    Attributes:
+        type: as its file has it. missing: nulls and NaN. infinite: infinities, which no other number counts.
+        distinct: different values; below ``EXACTLY`` counted, from there on estimated.
+        minimum, maximum: of all rows; of times as ISO 8601. mean, deviation: of all rows, the latter of a sample (n-1).
+        quantiles: at 0.05, 0.25, 0.5, 0.75 and 0.95, of the profile's sampled rows.
+        bins: what is drawn, of the sampled rows: categories, or ``(previous upper, upper]`` up to the maximum.
+        deciles: of numbers: inner deciles and an open bin, that another version can be counted in.
+    """
+
+    column: str
+    type: str
+    kind: ColumnKind
+    missing: int
+    distinct: int
+    infinite: int = 0
+    minimum: float | str | None = None
+    maximum: float | str | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    quantiles: tuple[float | str, ...] = ()
+    bins: tuple[Bin, ...] = ()
+    deciles: tuple[Bin, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataProfile(Record):
+    """Statistics of one version of a partition. ``data`` is its address; ``sampled`` says what quantiles rest on."""
+
+    table: str
+    partition: str
+    data: str
+    rows: int
+    sampled: int
+    columns: tuple[ColumnProfile, ...]
+
+
+PEARSON, POINT_BISERIAL, RATIO, CRAMER = "Pearson's r", "point-biserial r", "correlation ratio", "Cramér's V"
+"""What an ``Association`` may be measured by."""
+
+
+@dataclass(frozen=True)
+class Association:
+    """How closely a feature goes with the target: -1 to 1 for numbers, 0 to 1 for categories; None if unknown."""
+
+    feature: str
+    measure: str
+    value: float | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class TargetProfile(Record):
+    """Features of a partition beside the outcomes that have come, as a model would see them.
+
+    Attributes:
+        inputs: addresses of the partitions that it was made from. rows: looked at. labelled: of them with an outcome.
+        mean: of the target; of a class the share of rows that have it. reason: why nothing is known, or "".
+    """
+
+    partition: str
+    target: str
+    inputs: tuple[str, ...]
+    rows: int
+    labelled: int
+    mean: float | None
+    associations: tuple[Association, ...]
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class ContainerRun(Record):
     """One container that worked for a stage. Left by the place, when it has ended.
@@ -584,6 +663,8 @@ KINDS: dict[str, type[Record]] = {
         TriggerDecision,
         TurnRecord,
         Profile,
+        DataProfile,
+        TargetProfile,
         ContainerRun,
         Search,
         LabelRequest,

@@ -15,6 +15,7 @@ and, each only where there is such a thing::
 
     checks      [{name, passed, value, limit}]
     shuffled    {retrains, months, seconds} of the same rows dealt to partitions at random, or null
+    data        [{table, partitions, oldest, newest, rows, quarantined, owner, meaning}], one entry per table
     dag_runs    {state: how many}: then it was no backtest, an orchestrator ran the loop
     time        {what: seconds}: where the time went
 
@@ -135,14 +136,14 @@ def html(summary: Summary) -> str:
     return page(_title(summary), *body)
 
 
-def page(title: str, *body: Markup) -> str:
-    """A self-contained page in the house's looks."""
+def page(title: str, *body: Markup, style: str = "") -> str:
+    """A self-contained page in the house's looks; ``style`` comes on top of them."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        tag("style", Markup(STYLE + PAGE_STYLE)),
+        tag("style", Markup(STYLE + PAGE_STYLE + style)),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', tag('main', *body)), lang='en')}\n"
 
@@ -310,6 +311,9 @@ def _endings(summary: Summary) -> list[Markup]:
         found.append(section("Checks", words, _check_table(summary)))
     if "shuffled" in summary:
         found.append(section("The shuffled replay", *_shuffled(summary)))
+    if summary.get("data"):
+        words = "The tables of the loop; `kaizen data report` shows more of them."
+        found.append(section("Data", words, _data_table(summary)))
     if ran := _how_it_ran(summary):
         found.append(section("How it ran", ran[0], *(tag("p", line) for line in ran[1:])))
     return found
@@ -375,6 +379,26 @@ def _told(month: Month, columns: int) -> Markup:
 def _check_table(summary: Summary) -> Markup:
     rows = (cells(_check(check), {2, 3}) for check in summary["checks"])
     return grid(["", "check", "value", "limit"], rows, {2, 3})
+
+
+def _data_table(summary: Summary) -> Markup:
+    head = ["table", "partitions", "newest", "rows", "quarantined", "owner", "meaning"]
+    rows = (
+        cells(
+            [
+                t["table"],
+                f"{t['partitions']:,}",
+                t["newest"],
+                f"{t['rows']:,}",
+                f"{t['quarantined']:,}",
+                t.get("owner", ""),
+                t.get("meaning", ""),
+            ],
+            {1, 3, 4},
+        )
+        for t in summary["data"]
+    )
+    return grid(head, rows, {1, 3, 4})
 
 
 def _shuffled(summary: Summary) -> tuple[str, Markup]:

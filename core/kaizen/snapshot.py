@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kaizen import codec
+from kaizen.catalogue import Entry, describe
 from kaizen.errors import SpecError
 from kaizen.publish import publish_json
 from kaizen.spec import Spec, load_spec, overlay_path
@@ -26,13 +27,14 @@ class Snapshot:
 
     Attributes:
         loop: ``project/loop``. digest: the spec's. tables: what the spec says of each, as JSON values.
-        place: mode and interpreter of the loop's place.
+        place: mode and interpreter of the loop's place. catalogue: what people should know of each table.
     """
 
     loop: str
     digest: str
     tables: dict[str, dict[str, Any]]
     place: dict[str, str]
+    catalogue: dict[str, Entry] = field(default_factory=dict)
 
 
 def read_snapshot(path: Path, env: str) -> Snapshot:
@@ -69,7 +71,10 @@ def snapshot_path(path: Path, env: str) -> Path:
 def _snapshot(spec: Spec) -> Snapshot:
     values: dict[str, Any] = codec.encode(spec.place)
     place = {"mode": values["mode"], "interpreter": values["interpreter"]}
-    return Snapshot(spec.loop, spec.digest, codec.encode(spec.data.tables), place)
+    tables: dict[str, dict[str, Any]] = codec.encode(spec.data.tables)
+    # Once is enough: the catalogue has it.
+    lean = {name: {k: v for k, v in table.items() if k != "about"} for name, table in tables.items()}
+    return Snapshot(spec.loop, spec.digest, lean, place, {name: describe(spec, name) for name in tables})
 
 
 def _sources(path: Path, env: str) -> dict[str, str]:

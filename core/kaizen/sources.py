@@ -165,19 +165,31 @@ class FileItem:
         return ""
 
 
-Find = Callable[[TableSpec, Path, str, str], list[Item]]
-"""What finds the items of a scheme: given the table, where relative paths start, the environment, the watermark."""
+@dataclass(frozen=True)
+class Whence:
+    """What a source is looked at from.
+
+    Attributes:
+        base: where relative paths start. env: the loop's environment. name: of the table.
+        since: the watermark of the newest delivery, for sources that have one.
+        secrets: values that an orchestrator's connection gives, by name; others are found in variables and files.
+    """
+
+    base: Path
+    env: str = "local"
+    name: str = ""
+    since: str = ""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def find_items(
-    table: TableSpec, base: Path, env: str = "local", *, since: str = "", tell: Callable[[str], object] = _say_nothing
-) -> list[Item]:
+Find = Callable[[TableSpec, Whence], list[Item]]
+"""What finds the items of a scheme."""
+
+
+def find_items(table: TableSpec, whence: Whence, tell: Callable[[str], object] = _say_nothing) -> list[Item]:
     """What the source of ``table`` delivers now, by name; nothing yet is no error.
 
-    Args:
-        base: where relative paths start. env: the loop's environment.
-        since: the watermark of the newest delivery, for sources that have one.
-        tell: told of files that somebody has open for writing; they are not among the items.
+    ``tell`` is told of files that somebody has open for writing; they are not among the items.
 
     Raises:
         SpecError: KZ311 a package is not installed, KZ334 no such scheme.
@@ -186,13 +198,13 @@ def find_items(
     scheme = _scheme(table.uri)
     if scheme in ("", "package", "file"):
         items: list[Item] = []
-        for path in find_files(table.uri, base):
+        for path in find_files(table.uri, whence.base):
             if _is_open_for_writing(path):
                 tell(f"{path}: not taken, somebody is writing it")
             else:
                 items.append(FileItem(path, table.uri if scheme == "package" else path.name))
     else:
-        items = _elsewhere(scheme)(table, base, env, since)
+        items = _elsewhere(scheme)(table, whence)
     _refuse_names(items, table.uri)
     return items
 

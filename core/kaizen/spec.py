@@ -2,8 +2,8 @@
 
 An unknown key is an error that names the nearest known one. The environment's overlay (``conf/<env>/kaizen.yml`` beside
 ``conf/base/kaizen.yml``, else ``kaizen.<env>.yml``) is merged key by key; nothing is interpolated. Relative paths start
-at the spec's file. The digest leaves out ``environment`` and ``place``: where things lie and run does not change what
-is decided.
+at the spec's file. The digest leaves out ``environment``, ``place`` and ``about`` of tables: where things lie and run,
+and what people are told of them, does not change what is decided.
 """
 
 from __future__ import annotations
@@ -104,6 +104,31 @@ class CleanSpec:
 
 
 @dataclass(frozen=True)
+class ColumnAbout:
+    """What a column holds, and in which unit."""
+
+    meaning: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class AboutSpec:
+    """What people should know of a table; nothing is decided by it, so it is not part of the spec's digest.
+
+    Attributes:
+        owner: who answers for it. source: where it comes from, in words. licence: SPDX name, or words.
+        retention: how long its versions are to be kept.
+    """
+
+    meaning: str = ""
+    owner: str = ""
+    source: str = ""
+    licence: str = ""
+    retention: timedelta | None = None
+    columns: dict[str, ColumnAbout] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TableSpec:
     """Where a table lands.
 
@@ -132,6 +157,7 @@ class TableSpec:
     join: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     min_rows: int = 1
+    about: AboutSpec = field(default_factory=AboutSpec, metadata=codec.LATER)
     types: dict[str, Literal["int", "float", "text", "bool", "date", "time"]] = field(
         default_factory=dict, metadata=codec.LATER
     )
@@ -439,8 +465,11 @@ class Spec:
 
     @property
     def digest(self) -> str:
-        """Identity of what the loop decides by: all keys but ``environment`` and ``place``."""
-        return digest({k: v for k, v in codec.encode(self).items() if k not in ("environment", "place")})
+        """Identity of what the loop decides by: all keys but ``environment``, ``place`` and ``about`` of tables."""
+        values = codec.encode(self)
+        tables = {n: {k: v for k, v in t.items() if k != "about"} for n, t in values["data"]["tables"].items()}
+        decides = {k: v for k, v in values.items() if k not in ("environment", "place")}
+        return digest(decides | {"data": values["data"] | {"tables": tables}})
 
     @property
     def timezone(self) -> ZoneInfo:

@@ -50,6 +50,7 @@ def problems(spec: Spec) -> list[Problem]:
         *_table_problems(spec),
         *_time_problems(spec),
         *_clean_problems(spec),
+        *_about_problems(spec),
         *_feature_problems(spec),
         *_gate_problems(spec),
         *_split_problems(spec),
@@ -189,6 +190,25 @@ def _clean_problems(spec: Spec) -> list[Problem]:
 def _no_rule(key: str, rule: FillSpec | LimitsSpec, limit: str) -> Problem:
     shown = ", ".join(f"{name}: {value}" for name, value in codec.encode(rule).items())
     return Problem("KZ356", "not a rule of cleaning", f"data.tables.{key}", shown, limit, "correct it")
+
+
+def _about_problems(spec: Spec) -> list[Problem]:
+    """Columns that are described but not taken, and a retention of no time."""
+    found: list[Problem] = []
+    for name, table in spec.data.tables.items():
+        key = f"data.tables.{name}.about"
+        for column in table.about.columns if table.columns else ():
+            if column not in table.columns:
+                hint = codec.nearest(column, table.columns)
+                action = f"did you mean {hint!r}?" if hint else "remove the line"
+                limit = "one of " + ", ".join(table.columns)
+                found.append(
+                    Problem("KZ345", "a column that is not taken", f"{key}.columns.{column}", column, limit, action)
+                )
+        if table.about.retention is not None and table.about.retention <= timedelta(0):
+            limit = "longer than 0s; without the key for ever"
+            found.append(Problem("KZ346", "a retention of no time", f"{key}.retention", "0s", limit, "correct it"))
+    return found
 
 
 def _source_problems(key: str, table: TableSpec) -> list[Problem]:

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 from kaizen import codec, report
 from kaizen.bridge import call
 from kaizen.calendar import bounds
+from kaizen.data_report import data_report, page_path
 from kaizen.deploy import deploy
 from kaizen.errors import SpecError, UsageError
 from kaizen.evaluate import evaluate
+from kaizen.explore import show
 from kaizen.ingest import Span, has_landed, ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor, unjudged
@@ -167,7 +169,11 @@ def _span(loop: Loop, order: Order) -> Span:
 
 
 def _validate(loop: Loop, order: Order) -> StageResult:
-    return _result(loop, "validate", {f"validation/{r.table}/{r.partition}": r for r in validate(loop)})
+    result = _result(loop, "validate", {f"validation/{r.table}/{r.partition}": r for r in validate(loop)})
+    if not result.records:
+        return result
+    page = publish_text(page_path(loop), data_report(loop)[0])
+    return replace(result, report=str(page))
 
 
 def _score(loop: Loop, order: Order) -> StageResult:
@@ -177,7 +183,7 @@ def _score(loop: Loop, order: Order) -> StageResult:
 def _monitor(loop: Loop, order: Order) -> StageResult:
     reports = monitor(loop)
     page = loop.home / "report.html"
-    publish_text(page, report.html(brief(loop)))
+    publish_text(page, report.html({**brief(loop), "data": show(loop)["tables"]}))
     result = _result(loop, "monitor", {f"health/{r.partition}": r for r in reports})
     return replace(result, report=str(page))
 

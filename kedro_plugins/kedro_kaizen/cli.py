@@ -19,8 +19,9 @@ _COMMANDS = {
     "label": "Labels by people: queue, import.",
     "doctor": "What is installed, reachable and missing.",
     "ledger": "Look after the loop's memory: verify, show, backup, restore, anchor.",
+    "data": "The loop's data: show, log, diff, report, verify, checkout, backup, restore.",
 }
-_SPEC_BY_NAME = ("status", "ledger")
+_SPEC_BY_NAME = ("status", "ledger", "data")
 _SPEC_AFTER_ACTION = ("image", "label")
 
 
@@ -55,6 +56,26 @@ def _forwarding(name: str, text: str) -> click.Command:
         sys.exit(main([name, *action, spec, *arguments[len(action) :], *env]))
 
     return forward
+
+
+@kaizen.command(short_help="What the spec says of tables, for Kedro's catalog.")
+@click.option("--check", is_flag=True, help="Only look whether it is out of step; then the exit code is 3.")
+@click.option("--env", "-e", help="Environment whose catalog is looked at.")
+@click.pass_obj
+def catalog(metadata: Any, check: bool, env: str | None) -> None:
+    """Write what the spec says of tables to conf/base/catalog_kaizen.yml, where entries of the catalog take it in."""
+    from kaizen.errors import KaizenError
+    from kedro_kaizen import catalog as step
+
+    try:
+        if check:
+            step.check(metadata.project_path, env)
+            click.echo("the catalog says what the spec says")
+        else:
+            click.echo(step.write(metadata.project_path))
+    except KaizenError as error:
+        click.echo(error, err=True)
+        sys.exit(error.exit_code)
 
 
 for _name, _text in _COMMANDS.items():

@@ -61,3 +61,8 @@ SESSION: ContextVar[ProjectLoop | None] = ContextVar("session", default=None)
 
 TRAINING: ContextVar[Training | None] = ContextVar("training", default=None)
 """The training that ``runner.run_pipeline`` carries out at the moment."""
+
+
+def session_loop() -> ProjectLoop:
+    """The loop of the newest session's project; without a session that of the current folder."""
+    return SESSION.get() or loop_of(Path.cwd(), None)

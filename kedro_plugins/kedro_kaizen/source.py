@@ -14,7 +14,7 @@ from kedro_kaizen.runner import logging_left_alone
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from kaizen.sources import Item, Wanted
+    from kaizen.sources import Item, Wanted, Whence
     from kaizen.spec import TableSpec
 
 
@@ -76,9 +76,9 @@ class DatasetItem:
                     ) from None
 
 
-def find_datasets(table: TableSpec, base: Path, env: str, since: str) -> list[Item]:
+def find_datasets(table: TableSpec, whence: Whence) -> list[Item]:
     """The one dataset that ``table.uri`` names."""
-    return [DatasetItem(project_folder(base / "kaizen.yml"), env, table.uri.partition(":")[2])]
+    return [DatasetItem(project_folder(whence.base / "kaizen.yml"), whence.env, table.uri.partition(":")[2])]
 
 
 def _parts(loaded: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ The words between the DAGs are assets (see ``kaizen_airflow.assets``). Parsing r
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cache, reduce
 from itertools import pairwise
@@ -127,7 +127,7 @@ class LoopDag(DAG):
             "max_active_runs": 1,
             "catchup": False,
             "tags": ["kaizen", self.loop],
-            "doc_md": self.page(),
+            "doc_md": self.page(loop_snapshot(spec, env)),
             **dag,
         }
         given["default_args"] = {"retries": 2, "retry_delay": timedelta(seconds=30), **given.get("default_args", {})}
@@ -143,7 +143,7 @@ class LoopDag(DAG):
         """Add the tasks."""
         add_stages(self.loop, self.stages, **arguments)
 
-    def page(self) -> str:
+    def page(self, snapshot: Snapshot) -> str:
         """The DAG's page in Airflow, as Markdown."""
         steps = " → ".join(f"**{stage}**" for stage in self.stages)
         rules = "\n".join(f"- {stage}: the rule is `kaizen.{stage}`" for stage in self.stages)
@@ -161,6 +161,10 @@ class IngestDag(LoopDag):
 
     def __init__(self, spec: str, **arguments: Any) -> None:
         super().__init__(spec, **{"params": {"since": "", "until": ""}, **arguments})
+
+    def page(self, snapshot: Snapshot) -> str:
+        """The DAG's page, with what people should know of each table."""
+        return "\n\n".join([super().page(snapshot), *map(table_page, snapshot.catalogue.values())])
 
     def bells(self, spec: str, env: str | None) -> Any:
         landed: Any = landing_asset(self.loop, spec, environment_name(env), landing_poll())
@@ -214,6 +218,22 @@ class ReconcileDag(LoopDag):
     def build(self, **arguments: Any) -> None:
         """One task; it rings whichever bell was lost."""
         ReconcileOperator(task_id="reconcile", outlets=[AssetAlias(f"kaizen/{self.loop}/reconcile")], **arguments)
+
+
+def table_page(about: Mapping[str, Any]) -> str:
+    """A table of a loop, as Markdown, from its entry in the catalogue."""
+    words = {"owner": "owner", "source": "source", "licence": "licence", "partition": "cut by", "uri": "lands at"}
+    facts = "; ".join(f"{word} {about[key].removeprefix('by ')}" for key, word in words.items() if key in about)
+    lines = [f"### {about['table']}", *([about["meaning"]] if "meaning" in about else []), facts]
+    columns = [_column_row(name, column) for name, column in about.get("columns", {}).items()]
+    if columns:
+        lines.append("\n".join(["| column | unit | meaning | masked |", "|---|---|---|---|", *columns]))
+    return "\n\n".join(lines)
+
+
+def _column_row(name: str, column: Mapping[str, str]) -> str:
+    cells = (name, column.get("unit", ""), column.get("meaning", ""), column.get("private", ""))
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def loop_name(spec: str, env: str | None) -> str:

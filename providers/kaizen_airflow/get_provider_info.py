@@ -42,7 +42,11 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": _CONNECTION_FIELDS,
             }
         ],
-        "extra-links": ["kaizen_airflow.links.stage.TrackingRunLink", "kaizen_airflow.links.stage.ReportLink"],
+        "extra-links": [
+            "kaizen_airflow.links.stage.TrackingRunLink",
+            "kaizen_airflow.links.stage.ReportLink",
+            "kaizen_airflow.links.stage.DataReportLink",
+        ],
         "notifications": ["kaizen_airflow.notifications.webhook.WebhookNotifier"],
         "config": {"kaizen": {"description": "The loop on this Airflow.", "options": _OPTIONS}},
     }

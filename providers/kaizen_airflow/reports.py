@@ -20,10 +20,10 @@ _POLICY = {
 }
 
 
-@app.get("/reports/{loop}", dependencies=[Depends(requires_access_dag(method="GET"))])
-def show(loop: str) -> HTMLResponse:
-    """The newest report of a loop, ``project.loop``."""
-    file = report_file(loop) if _NAME.fullmatch(loop) else None
+@app.get("/reports/{name}", dependencies=[Depends(requires_access_dag(method="GET"))])
+def show(name: str) -> HTMLResponse:
+    """The newest report of a loop, ``project.loop``, or of its data, ``project.loop.data``."""
+    file = report_file(name) if _NAME.fullmatch(name) else None
     if file is None or not file.is_file():
-        raise HTTPException(404, "no report of this loop yet: its monitor writes one")
+        raise HTTPException(404, "no such report yet: monitor writes the loop's, validate that of its data")
     return HTMLResponse(file.read_text(encoding="utf-8"), headers=_POLICY)

@@ -34,8 +34,14 @@ def landing_poll() -> float:
     return conf.getfloat(SECTION, "landing_poll", fallback=5.0)
 
 
-def report_file(loop: str) -> Path:
-    """Where the newest report of a loop (``project/loop``) lies, for the API server to show."""
+def report_name(loop: str, page: str = "") -> str:
+    """How a report is called where the API server shows it: ``project.loop``, its other pages ``project.loop.PAGE``."""
+    # No part of a loop's name has a dot.
+    return f"{loop.replace('/', '.')}{'.' if page else ''}{page}"
+
+
+def report_file(name: str) -> Path:
+    """Where the newest report called ``name`` lies, for the API server to show."""
     given = conf.get(SECTION, "reports", fallback="")
     folder = Path(given) if given else Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / "kaizen-reports"
-    return folder / f"{loop.replace('/', '.')}.html"
+    return folder / f"{name}.html"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from tests.data_bench import FLIGHTS, WEATHER, Bench, s3_server
 from kaizen.adapters.data_places import Content, Folder, ObjectStore, open_place
 from kaizen.adapters.dvc_repository import DvcRepository
 from kaizen.canonical import file_digests
-from kaizen.errors import DataRefused, IntegrityError
+from kaizen.errors import DataRefused, IntegrityError, MissingDependency
 from kaizen.ports import NewFile
 
 SECRET = "canary-5f1c"
@@ -167,6 +168,13 @@ def test_no_credentials_are_refused(bench, bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert refused(f"s3://{bucket}/x", bench).value == "NoCredentialsError"
+
+
+def test_without_s3fs_the_extra_is_named(bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingDependency) as refusal:
+        DvcRepository(bench.root, "s3://bucket/x", bench.store).probe()
+    assert refusal.value.action == "pip install 'kaizen-mlops[s3]'"
 
 
 def test_a_store_that_is_out_of_reach_is_refused(bench, bucket, monkeypatch):

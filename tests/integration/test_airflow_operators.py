@@ -23,6 +23,7 @@ from kaizen.adapters.tables import read_parquet
 from kaizen.cli import main
 from kaizen.errors import DataRefused, LedgerError, RegistryError, UsageError
 from kaizen.ledger import open_ledger
+from kaizen.stages import StageResult
 
 FILE = """
 from airflow.sdk import DAG
@@ -41,7 +42,12 @@ with DAG("nightly", schedule=None, default_args={"retries": 0}) as nightly:
 def project() -> Project:
     """The loop in Airflow's projects folder, with nothing delivered yet."""
     make_database()
-    return make_loop(PROJECTS / "rail")
+    about = {
+        "meaning": "trains | that leave",
+        "owner": "ada",
+        "columns": {"distance": {"meaning": "to go", "unit": "km"}},
+    }
+    return make_loop(PROJECTS / "rail", {"data": {"tables": {"schedules": {"about": about}}}})
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +156,31 @@ def test_the_report_lies_where_the_api_server_shows_it(dags: dict[str, Any]) -> 
     from kaizen_airflow.settings import report_file
 
     run_dag(dags["rail.delays_monitoring"])
-    assert "Loop rail/delays" in report_file("rail/delays").read_text()
+    assert "Loop rail/delays" in report_file("rail.delays").read_text()
     (given,) = KaizenPlugin().fastapi_apps
     outer = FastAPI()
     outer.mount(given["url_prefix"], given["app"])
     assert TestClient(outer).get("/kaizen/reports/rail.delays").status_code == 401
+
+
+def test_the_page_of_data_lies_beside_it_and_tasks_lead_there(dags: dict[str, Any]) -> None:
+    from kaizen_airflow.settings import report_file
+
+    assert "Data of rail/delays" in report_file("rail.delays.data").read_text()
+    for task in ("ingest", "validate"):
+        operator = dags["rail.delays_ingest"].get_task(task)
+        links = {link.name: link for link in operator.operator_extra_links}
+        operator.result = StageResult("rail/delays", task, "")
+        assert links["Data report"].get_link(operator, ti_key=None).endswith("/kaizen/reports/rail.delays.data")
+        assert links["Report"].get_link(operator, ti_key=None).endswith("/kaizen/reports/rail.delays")
+
+
+def test_the_page_of_the_ingest_dag_tells_what_tables_hold(dags: dict[str, Any]) -> None:
+    page = dags["rail.delays_ingest"].doc_md
+    assert "### schedules\n\ntrains | that leave\n\nowner ada; cut by month; lands at landing/schedules/*" in page
+    assert "| column | unit | meaning | masked |\n|---|---|---|---|\n| distance | km | to go |  |" in page
+    assert "### outcomes" in page
+    assert "schedules" not in dags["rail.delays_training"].doc_md
 
 
 @contextmanager

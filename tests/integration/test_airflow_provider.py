@@ -65,7 +65,7 @@ def test_airflow_itself_finds_provider_form_links_and_settings() -> None:
     assert manager.field_behaviours["kaizen"]["relabeling"] == {"password": "Ledger password"}
     fields = {name for name in manager.connection_form_widgets if name.startswith("extra__kaizen__")}
     assert fields == {"extra__kaizen__ledger", "extra__kaizen__tracking", "extra__kaizen__home"}
-    links = {"kaizen_airflow.links.stage.TrackingRunLink", "kaizen_airflow.links.stage.ReportLink"}
+    links = {f"kaizen_airflow.links.stage.{name}" for name in ("TrackingRunLink", "ReportLink", "DataReportLink")}
     assert links <= set(manager.extra_links_class_names)
     assert conf.getboolean("kaizen", "preload") is False
 

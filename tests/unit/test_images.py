@@ -239,10 +239,9 @@ def test_what_is_no_name_is_refused(name: str) -> None:
 def test_the_starters_image_has_its_code_and_conf_and_neither_secrets_nor_data() -> None:
     files = read_recipe(STARTER, {}).files
     package = "src/{{ cookiecutter.python_package }}"
-    assert {f"{package}/features.py", "conf/local/.gitkeep", "conf/base/parameters.yml", "requirements.txt"} <= set(
-        files
-    )
-    assert [name for name in files if name.startswith(("tests", ".git")) or name.endswith("kaizen.yml")] == []
+    needed = {"conf/local/.gitkeep", "conf/base/parameters.yml", "conf/base/catalog_kaizen.yml", "requirements.txt"}
+    assert {f"{package}/features.py", *needed} <= set(files)
+    assert [name for name in files if name.startswith(("tests", ".git")) or name.endswith("/kaizen.yml")] == []
 
 
 def test_the_starter_pins_what_is_tested() -> None:

@@ -169,6 +169,12 @@ class Folder:
         os.close(handle)
         Path(name).unlink()
 
+    def check_room(self, contents: Iterable[Content]) -> None:
+        """Raise ``OSError`` if those that are not here yet do not fit."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if sum(c.size for c in set(contents) if not self.has(c)) > shutil.disk_usage(self.root).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
+
     def problem(self, content: Content, seen: MutableMapping[Any, str] | None = None) -> str:
         path = self.path(content)
         if path is None or not path.exists():

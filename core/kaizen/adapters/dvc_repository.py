@@ -97,6 +97,8 @@ class DvcRepository:
         if not self._probed:
             self.probe()
         with self.using(self.remote, sum(content.size for content in contents)):
+            if isinstance(self.remote, Folder):
+                self.remote.check_room(contents)
             spread(lambda pair: self.remote.put(pair[0], pair[1].source), zip(contents, versions, strict=True))
         with self.writing():
             self.open()

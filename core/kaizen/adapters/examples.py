@@ -84,8 +84,8 @@ def assemble(spec: Spec, tables: Mapping[str, pd.DataFrame], *, labels: bool, ke
     ``keep`` names columns that ``rows`` has besides entity and timestamp.
 
     Raises ``DataRefused``: KZ411 a key twice, KZ412 an outcome among the features, KZ413 a feature missing, KZ419
-    labels that contradict each other; KZ405, KZ417, KZ418 times and keys that rows cannot be joined by; KZ493 a column
-    of ``keep`` missing.
+    labels that contradict each other, KZ493 a column of ``keep`` missing; KZ405, KZ417, KZ418 times and keys that rows
+    cannot be joined by.
     """
     problem = spec.problem
     frame = _with_look_ups(spec, tables)

@@ -25,7 +25,7 @@ from kaizen.loop import Loop
 from kaizen.privacy import parse_policies
 from kaizen.publish import publish_file
 from kaizen.records import Input, ScoredBatch
-from kaizen.sources import Item, Wanted, find_items
+from kaizen.sources import Item, Wanted, Whence, find_items
 from kaizen.spec import Spec, TableSpec
 
 History = dict[str, dict[str, pd.DataFrame]]
@@ -42,7 +42,7 @@ def read_history(spec: Spec, path: Path) -> History:
     mask = Mask(parse_policies(spec.data.private), secrets.token_bytes(), spec.clock.timezone)
     for name, table in spec.data.tables.items():
         parts: dict[str, list[pd.DataFrame]] = {}
-        for item in find_items(table, path.parent):
+        for item in find_items(table, Whence(path.parent, name=name)):
             with tempfile.TemporaryDirectory() as scratch:
                 item.identity(Path(scratch))
                 for key, rows in _read(spec, table, item, mask).items():

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kaizen.adapters.readers import read_file
 from kaizen.errors import DataRefused, MissingDependency
-from kaizen.sources import Item, Wanted, changed, unreadable
+from kaizen.sources import Item, Wanted, Whence, changed, unreadable
 from kaizen.spec import TableSpec
 
 _BLOCK = 8 << 20
@@ -76,7 +76,7 @@ class ObjectItem:
         return self.copy
 
 
-def find_objects(table: TableSpec, base: Path, env: str, since: str) -> list[Item]:
+def find_objects(table: TableSpec, whence: Whence) -> list[Item]:
     """The files that ``table.uri`` names in an object store, by name.
 
     Raises ``DataRefused`` KZ467: the store cannot be reached, or refuses. ``MissingDependency``: no library for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from kaizen.adapters.readers import choose
 from kaizen.adapters.schemas import conform
 from kaizen.canonical import digest
 from kaizen.errors import MissingDependency
-from kaizen.sources import Item, Wanted
+from kaizen.secrets import find_secrets
+from kaizen.sources import Item, Wanted, Whence
 from kaizen.spec import TableSpec
 
 _ROWS = 10_000
@@ -78,19 +80,19 @@ class QueryItem:
         return sa.text(query), given
 
 
-def find_queries(table: TableSpec, base: Path, env: str, since: str) -> list[Item]:
-    """One item: the rows beyond the watermark ``since``; none if there are none.
+def find_queries(table: TableSpec, whence: Whence) -> list[Item]:
+    """One item: the rows beyond the watermark; none if there are none.
 
     Raises ``DataRefused`` KZ467: the database cannot be reached, or refuses. ``MissingDependency``: no driver.
     """
-    engine, where = _engine(table, base)
+    engine, where = _engine(table, whence)
     if not table.watermark:
         return [QueryItem(engine, table.select, "", None, None, table.select, f"{where}: {table.select}")]
     name = engine.dialect.identifier_preparer.quote(table.watermark)
     with _reading(engine, where) as connection:
         # S608: both are the spec's own.
         high = connection.execute(sa.text(f"SELECT max({name}) FROM {_source(table.select)}")).scalar()  # noqa: S608
-    low = _parse(since, high)
+    low = _parse(whence.since, high)
     if high is None or (low is not None and high <= low):
         return []
     return [QueryItem(engine, table.select, table.watermark, low, high, table.select, f"{where}: {table.select}")]
@@ -110,19 +112,17 @@ def _reading(engine: sa.Engine, where: str) -> Iterator[sa.Connection]:
         raise out_of_reach(where, type(error.orig).__name__ if quotes else told) from None
 
 
-def _engine(table: TableSpec, base: Path) -> tuple[sa.Engine, str]:
+def _engine(table: TableSpec, whence: Whence) -> tuple[sa.Engine, str]:
     url = sa.make_url(table.uri)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and url.database:
         # A database that is not there would be made by looking at it.
-        url = url.set(database=f"file:{(base / url.database).resolve()}", query={"mode": "ro", "uri": "true"})
+        url = url.set(database=f"file:{(whence.base / url.database).resolve()}", query={"mode": "ro", "uri": "true"})
     if table.secret:
-        import os
-
-        from kaizen.secrets import find_secrets
-
-        url = url.set(password=find_secrets([table.secret], {}, os.environ).values[table.secret])
+        key = f"data.tables.{whence.name}.secret"
+        found = find_secrets([table.secret], whence.secrets, os.environ, where=key)
+        url = url.set(password=found.values[table.secret])
     try:
         return sa.create_engine(url, poolclass=sa.NullPool), url.render_as_string(hide_password=True)
     except ModuleNotFoundError as error:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink, conf
 
+from kaizen_airflow.settings import report_name
+
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
@@ -28,6 +30,20 @@ class ReportLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
         """Address of the page that the API server shows to those who may see DAGs."""
-        result = getattr(operator, "result", None)
-        base = conf.get("api", "base_url", fallback="").rstrip("/")
-        return f"{base}/kaizen/reports/{result.loop.replace('/', '.')}" if result else ""
+        return _report(operator, "")
+
+
+class DataReportLink(BaseOperatorLink):
+    """What there is to see of the loop's data: the page that validate writes."""
+
+    name = "Data report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """Address of the page that the API server shows to those who may see DAGs."""
+        return _report(operator, "data")
+
+
+def _report(operator: BaseOperator, page: str) -> str:
+    result = getattr(operator, "result", None)
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    return f"{base}/kaizen/reports/{report_name(result.loop, page)}" if result else ""

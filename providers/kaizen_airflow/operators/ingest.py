@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kaizen.errors import UsageError
 from kaizen.stages import Order
+from kaizen_airflow.links.stage import DataReportLink
 from kaizen_airflow.operators.stage import StageOperator
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class IngestOperator(StageOperator):
     """
 
     stage = "ingest"
+    operator_extra_links = (*StageOperator.operator_extra_links, DataReportLink())
 
     def order(self, context: Context) -> Order:
         """Take what the run asks for; all that is there, if it does not say."""

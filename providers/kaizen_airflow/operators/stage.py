@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -19,7 +19,7 @@ from kaizen.stages import Order, StageResult
 from kaizen_airflow.containers import call_of
 from kaizen_airflow.hooks.kaizen import KaizenHook
 from kaizen_airflow.links.stage import ReportLink, TrackingRunLink
-from kaizen_airflow.settings import environment_name, report_file, spec_path
+from kaizen_airflow.settings import environment_name, report_file, report_name, spec_path
 from kaizen_airflow.timing import measured
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ class StageOperator(BaseOperator):
     """
 
     stage: ClassVar[str]
+    page: ClassVar[str] = ""
+    """Which of the loop's reports the stage writes: the main one, or ``data``."""
     template_fields = ("spec", "env", "kaizen_conn_id")
-    operator_extra_links = (TrackingRunLink(), ReportLink())
+    operator_extra_links: Collection[BaseOperatorLink] = (TrackingRunLink(), ReportLink())
     ui_color = "#e8f1ea"
 
     def __init__(
@@ -89,7 +91,7 @@ class StageOperator(BaseOperator):
             )
         self.result, value = result, {**summary(result), "seconds": vars(spent)}
         if result.report:
-            show_report(result.loop, Path(result.report))
+            show_report(report_name(result.loop, self.page), Path(result.report))
         for line in (*result.notes, *(f"{r.kind} {r.subject} {r.digest[:12]}" for r in result.records[:SHOWN])):
             self.log.info("%s", line)
         self.ring(context, value)
@@ -129,9 +131,9 @@ def began_with(context: Context) -> str:
     return next((v["spec"] for v in values or [] if isinstance(v, dict) and "spec" in v), "")
 
 
-def show_report(loop: str, report: Path) -> None:
-    """Put a loop's newest report where the API server finds it."""
-    publish_text(report_file(loop), report.read_text(encoding="utf-8"))
+def show_report(name: str, report: Path) -> None:
+    """Put a loop's newest report where the API server finds it by its name."""
+    publish_text(report_file(name), report.read_text(encoding="utf-8"))
 
 
 def summary(result: StageResult) -> dict[str, Any]:

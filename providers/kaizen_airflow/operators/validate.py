@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kaizen_airflow.assets import PARTITIONS
+from kaizen_airflow.links.stage import DataReportLink
 from kaizen_airflow.operators.stage import StageOperator
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ class ValidateOperator(StageOperator):
     """A verdict for every new partition; rings the loop's data, and each table's by the keys of its partitions."""
 
     stage = "validate"
+    page = "data"
+    operator_extra_links = (*StageOperator.operator_extra_links, DataReportLink())
 
     def ring(self, context: Context, value: dict[str, Any]) -> None:
         """Besides the loop's data, ring a table's asset for each of its partitions that has a verdict now."""

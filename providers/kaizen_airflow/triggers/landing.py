@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from kaizen import codec
 from kaizen.errors import KaizenError
 from kaizen.snapshot import read_snapshot
-from kaizen.sources import find_items
+from kaizen.sources import Whence, find_items
 from kaizen.spec import TableSpec
 from kaizen_airflow.settings import spec_path
 
@@ -55,7 +55,9 @@ class LandingTrigger(BaseEventTrigger):
         try:
             tables = read_snapshot(path, self.env).tables
             found = [
-                (n, i) for n, t in tables.items() for i in find_items(codec.decode(TableSpec, t), path.parent, self.env)
+                (n, i)
+                for n, t in tables.items()
+                for i in find_items(codec.decode(TableSpec, t), Whence(path.parent, self.env, n))
             ]
             return frozenset((f"{name}/{item.where}", item.stamp()) for name, item in found)
         except (KaizenError, OSError) as error:
