@@ -223,7 +223,11 @@ class _Taking:
         versions: list[DataVersion] = []
         waiting: list[_Landed] = []
         postponed: list[Item] = []
-        known = self._known(name) if items else None
+        if not items:
+            return []
+        # A remote that cannot be written is found out before anything is kept.
+        self.loop.data.probe()
+        known: _Known | None = self._known(name)
         try:
             for number, item in enumerate(items):
                 if not self._claim(name, item, wait=False):

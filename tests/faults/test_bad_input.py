@@ -170,7 +170,7 @@ CASES = {
     "rows from the future": Case(
         number="B19",
         land=lambda project: project.land(
-            "schedules", "march.parquet", schedules(MARCH).assign(departs=pd.Timestamp("2999-03-01", tz="UTC"))
+            "schedules", "march.parquet", schedules(MARCH).assign(departs=pd.Timestamp("2199-03-01", tz="UTC"))
         ),
     ),
     "outcome among the features, in the file": Case(number="B18", land=march(arrives=0.0)),
@@ -222,6 +222,9 @@ CASES = {
     ),
     "missing timestamp": Case(
         number="B14", land=march_bytes("march.csv", lambda data: change_cell(data, row=3, column=0, value=b""))
+    ),
+    "remote that cannot be written": Case(
+        number="B56", env={"KAIZEN_DATA_REMOTE": "/dev/null"}, land=lambda project: project.land_schedules(MARCH)
     ),
     "link out of the landing folder": Case(
         number="B21", land=lambda project: (project.landing / "schedules" / "march.parquet").symlink_to(project.spec)
@@ -443,6 +446,7 @@ ACCEPTED = {
     "B03": ("columns in another order", "taken by name: tests/integration/test_ingest.py"),
     "B11": ("whole numbers with missing values", "stay whole numbers: tests/contract/test_sources.py"),
     "B12": ("infinite numbers, in features or labels", "rows quarantined, counted: tests/integration/test_clean.py"),
+    "B17": ("a feature that is constant", "a warning that is recorded: tests/integration/test_windows.py"),
     "B15": ("the same partition with the same content", "no work: test_bad_input.py"),
     "B20": ("a file that somebody is writing", "not taken, and said: test_bad_input.py"),
 }
