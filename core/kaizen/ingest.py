@@ -155,6 +155,8 @@ class _Taking:
     lock: int
     identities: dict[tuple[str, str], str] = field(default_factory=dict)
     """Of items whose bytes this call has hashed."""
+    marks: dict[str, int] = field(default_factory=dict)
+    """By table: position of the delivery whose watermark this call goes on from."""
     earlier: dict[str, Earlier] = field(default_factory=dict)
     """By table: what this call has seen of it."""
 
@@ -162,8 +164,15 @@ class _Taking:
 
     def items(self, name: str) -> list[Item]:
         """What the table's source delivers now."""
-        table = self.loop.spec.data.tables[name]
-        loop, since = self.loop, self._watermark(name) if table.watermark else ""
+        loop, table, since = self.loop, self.loop.spec.data.tables[name], ""
+        if table.watermark:
+            if self.span != EVER:
+                # What is left out now would lie behind the watermark for ever.
+                self.tell(f"{name}: a range cannot be taken of a table with a watermark")
+                return []
+            head = loop.ledger.head(loop.name, f"source/{name}")
+            self.marks[name] = head.subject_seq if head else 0
+            since = Delivery.from_json(head.payload).watermark if head else ""
         return find_items(table, Whence(loop.path.parent, loop.env, name, since, loop.caller.call.secrets), self.tell)
 
     def new_items(self, name: str, items: Sequence[Item]) -> list[Item]:
@@ -190,10 +199,6 @@ class _Taking:
 
     def _key_of(self, name: str, identity: str) -> str:
         return f"{name}/{identity}/{self.span.key}" if identity else ""
-
-    def _watermark(self, name: str) -> str:
-        delivery = self.loop.head(Delivery, f"source/{name}")
-        return delivery.watermark if delivery else ""
 
     def _known(self, name: str) -> _Known:
         from kaizen.adapters.landing import column_order
@@ -469,12 +474,15 @@ class _Taking:
                 key = "/".join([part, version.address, *([new.previous] if new.previous else [])])
                 events.append(self.loop.new_event(f"data/{part}", version, key, expect=new.expect))
             delivery = Delivery(name, each.source, each.partitions, each.item.watermark())
-            events.append(self.loop.new_event(f"source/{name}", delivery, each.key))
+            events.append(self.loop.new_event(f"source/{name}", delivery, each.key, expect=self.marks.get(name)))
         try:
             self.loop.ledger.append_all(self.loop.name, events)
         except HeadMoved:
             if attempt == _PATIENCE:
                 raise
+            if name in self.marks:
+                # Somebody else went on from the same watermark: what is new begins elsewhere now.
+                return self.take_all(name)
             # Somebody else came first to one of the partitions: each delivery is taken up again on what is there now.
             return [version for each in landed for version in self._again(name, each.item, attempt)]
         fault_point("ingest.after_append")

@@ -26,7 +26,7 @@ from tests.services import s3_server
 from kaizen.adapters.memory_registry import MemoryRegistry
 from kaizen.adapters.tables import read_parquet
 from kaizen.errors import DataRefused
-from kaizen.ingest import has_landed, ingest
+from kaizen.ingest import EVER, Span, _taking, has_landed, ingest
 from kaizen.loop import open_loop
 
 JANUARY, FEBRUARY = "2024-01", "2024-02"
@@ -342,3 +342,51 @@ def test_whole_numbers_that_become_fractions_are_taken(bench):
     assert bench.ingest()[0].columns["distance"] in ("int64", "double")
     bench.deliver("part2", rows(FEBRUARY).assign(distance=100.5))
     assert [v.columns["distance"] for v in bench.ingest()] == ["double"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path, monkeypatch):
+    return make_bench(request.param, request, tmp_path, monkeypatch)
+
+
+def test_two_that_go_on_from_the_same_watermark_take_each_row_once(database):
+    """The second one has listed before the first has finished, and meanwhile more has come."""
+    database.deliver("part1", rows(JANUARY))
+    with database.open() as loop:
+        with _taking(loop, EVER, print) as late:
+            database.ingest()
+            database.deliver("part2", rows(FEBRUARY))
+            stale = late.items("schedules")
+            with _taking(loop, EVER, print) as early:
+                assert [v.partition for v in early.take_all("schedules")] == [FEBRUARY]
+            database.deliver("part3", rows("2024-03"))
+            assert [v.partition for v in late.take("schedules", stale)] in ([], ["2024-03"])
+        ingest(loop)
+        assert {p: v.rows for p, v in loop.versions("schedules").items()} == dict.fromkeys(
+            [JANUARY, FEBRUARY, "2024-03"], 60
+        )
+        assert loop.ledger.verify().ok
+
+
+def test_more_rows_than_were_listed_are_not_taken_twice(database):
+    database.deliver("part1", rows(JANUARY))
+    with database.open() as loop:
+        with _taking(loop, EVER, print) as late:
+            first = late.items("schedules")
+            database.deliver("part2", rows(FEBRUARY))
+            # Somebody who has listed later is done earlier: with all rows.
+            assert len(database.ingest()) == 2
+            assert late.take("schedules", first) == []
+        assert {p: (v.rows, v.change) for p, v in loop.versions("schedules").items()} == {
+            JANUARY: (60, ""),
+            FEBRUARY: (60, ""),
+        }
+
+
+def test_a_range_is_not_taken_of_a_table_with_a_watermark(database):
+    database.deliver("part1", rows(JANUARY))
+    told = []
+    with database.open() as loop:
+        assert [v.table for v in ingest(loop, span=Span(until=loop.clock.now()), tell=told.append)] == ["stations"]
+        assert "schedules: a range cannot be taken of a table with a watermark" in told
+        assert [v.partition for v in ingest(loop)] == [JANUARY]

@@ -12,16 +12,16 @@ Each step can be repeated, so the retry of a killed writer ends where an undistu
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+
+from configobj import ConfigObj
 
 from kaizen.adapters import data_keeping
 from kaizen.adapters.data_history import POINTER, Change, Git, History, read_pointer, write_pointer
@@ -33,14 +33,8 @@ from kaizen.faults import fault_point
 from kaizen.ports import BackedUp, Kept, NewFile, Pointer, Wrong
 from kaizen.store import Store
 
-# In a process of its own: DVC prints, sets up logging and obeys the person's git settings where it is imported.
-_INITIALISE = """
-import json, sys
-from dvc.repo import Repo
-
-with Repo.init() as repo, repo.config.edit() as config:
-    config.update(json.loads(sys.argv[1]))
-"""
+# What `dvc init` writes. DVC itself takes a second to import, and prints, sets up logging and obeys the person's git
+# settings where it is imported.
 _CONFIG = {
     "core": {"analytics": False, "check_update": False, "autostage": False, "remote": "store"},
     "cache": {"type": "hardlink,copy"},
@@ -207,10 +201,13 @@ class DvcRepository:
     def _create(self) -> None:
         """Make the whole repository aside, then rename it: somebody faster may do the same."""
         with self.draft() as git:
-            done = git.run(sys.executable, "-c", _INITIALISE, json.dumps(_CONFIG | {"remote": self.dvc_remote()}))
-            if done.returncode:
-                raise git.failed("DVC", done)
-            # After DVC, which names only what is not ignored yet.
+            folder = git.root / ".dvc"
+            folder.mkdir()
+            named = {f'remote "{name}"': facts for name, facts in self.dvc_remote().items()}
+            with (folder / "config").open("wb") as file:
+                ConfigObj(_CONFIG | named).write(file)
+            (folder / ".gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
+            (git.root / ".dvcignore").touch()
             (git.root / ".gitignore").write_text(_IGNORE, encoding="utf-8")
             git("add", "--force", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
             git("commit", "--quiet", "--message=Begin the data repository")
