@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from dvc.repo import Repo
@@ -108,17 +106,3 @@ def tear(path: Path, content: bytes) -> None:
     path.unlink()
     path.write_bytes(content)
     path.chmod(0o444)
-
-
-@contextmanager
-def s3_server() -> Iterator[str]:
-    """The URL of an S3 server of this process with an empty bucket called ``lake``."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.data_bench import FLIGHTS, WEATHER, Bench, s3_server, tear
+from tests.data_bench import FLIGHTS, WEATHER, Bench, tear
+from tests.services import s3_server
 
 import kaizen
 from kaizen.adapters.data_keeping import MANIFEST

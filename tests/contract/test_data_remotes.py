@@ -8,7 +8,8 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
-from tests.data_bench import FLIGHTS, WEATHER, Bench, s3_server
+from tests.data_bench import FLIGHTS, WEATHER, Bench
+from tests.services import s3_server
 
 from kaizen.adapters.data_places import Content, Folder, ObjectStore, open_place
 from kaizen.adapters.dvc_repository import DvcRepository

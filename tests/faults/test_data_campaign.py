@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import dvc.api
 import pytest
-from tests.data_bench import Bench, s3_server
+from tests.data_bench import Bench
+from tests.services import s3_server
 
 from kaizen.adapters.dvc_repository import DvcRepository
 

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.data_bench import FLIGHTS, WEATHER, s3_server, tear
+from tests.data_bench import FLIGHTS, WEATHER, tear
+from tests.services import s3_server
 
 from kaizen.adapters.dvc_repository import DvcRepository
 from kaizen.errors import DataRefused, UsageError
