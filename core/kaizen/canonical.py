@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import nullcontext
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def canonical_json(value: Any) -> str:
@@ -27,13 +29,28 @@ def file_digests(path: Path, *names: str, copy: Path | None = None) -> tuple[int
 
     ``copy``: where the same pass writes them to.
     """
-    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in names or ("sha256",)}
+    first, *others = (hashlib.new(name, usedforsecurity=False) for name in names or ("sha256",))
     size = 0
-    with path.open("rb") as stream, copy.open("wb") if copy else nullcontext() as target:
-        while chunk := stream.read(1 << 20):
+    with ExitStack() as opened:
+        stream = opened.enter_context(path.open("rb"))
+        target = opened.enter_context(copy.open("wb")) if copy else None
+        # Hashing leaves the interpreter free: a second digest goes to another core.
+        beside = opened.enter_context(ThreadPoolExecutor(len(others))) if others and _size(stream) > _LARGE else None
+        while chunk := stream.read(_CHUNK):
             size += len(chunk)
-            for each in hashes.values():
-                each.update(chunk)
+            waits = [beside.submit(each.update, chunk) for each in others] if beside else []
+            first.update(chunk)
             if target:
                 target.write(chunk)
-    return size, {name: each.hexdigest() for name, each in hashes.items()}
+            for each in () if beside else others:
+                each.update(chunk)
+            for wait in waits:
+                wait.result()
+    return size, {each.name: each.hexdigest() for each in (first, *others)}
+
+
+_CHUNK, _LARGE = 1 << 20, 8 << 20
+
+
+def _size(stream: IO[bytes]) -> int:
+    return os.fstat(stream.fileno()).st_size

@@ -157,6 +157,8 @@ class _Taking:
     """Of items whose bytes this call has hashed."""
     marks: dict[str, int] = field(default_factory=dict)
     """By table: position of the delivery whose watermark this call goes on from."""
+    known: dict[str, _Known] = field(default_factory=dict)
+    """By table: what was there when this call last looked. Whoever was faster since makes the append refuse."""
     earlier: dict[str, Earlier] = field(default_factory=dict)
     """By table: what this call has seen of it."""
 
@@ -175,19 +177,19 @@ class _Taking:
             since = Delivery.from_json(head.payload).watermark if head else ""
         return find_items(table, Whence(loop.path.parent, loop.env, name, since, loop.caller.call.secrets), self.tell)
 
-    def new_items(self, name: str, items: Sequence[Item]) -> list[Item]:
-        """Those that were not taken yet, as far as that can be told without reading their rows."""
-        keys = [self._key_of(name, self._identity(name, item, None)) for item in items]
+    def new_items(self, name: str, items: Sequence[Item], *, reading: bool = True) -> list[Item]:
+        """Those that were not taken yet, as far as their stamps tell; and their bytes, if these are to be read."""
+        keys = [self._key_of(name, self._identity(name, item, None, reading=reading)) for item in items]
         taken = self.loop.ledger.known_keys(self.loop.name, "Delivery", [key for key in keys if key])
         return [item for item, key in zip(items, keys, strict=True) if key not in taken]
 
-    def _identity(self, name: str, item: Item, scratch: Path | None) -> str:
+    def _identity(self, name: str, item: Item, scratch: Path | None, *, reading: bool = True) -> str:
         label, stamp = f"{name}/{item.where}", item.stamp()
         if found := self.identities.get((label, stamp), ""):
             return found
         if scratch is None and (known := self.seen.identity(label, stamp)):
             return known
-        if scratch is None and not isinstance(item, FileItem):
+        if not reading or (scratch is None and not isinstance(item, FileItem)):
             # What is elsewhere is not fetched to find out; taking it will.
             return ""
         found = item.identity(scratch or self.loop.home)
@@ -201,6 +203,11 @@ class _Taking:
         return f"{name}/{identity}/{self.span.key}" if identity else ""
 
     def _known(self, name: str) -> _Known:
+        if name not in self.known:
+            self.known[name] = self._look(name)
+        return self.known[name]
+
+    def _look(self, name: str) -> _Known:
         from kaizen.adapters.landing import column_order
         from kaizen.adapters.schemas import merge_types
 
@@ -221,7 +228,7 @@ class _Taking:
 
     def take_all(self, name: str) -> list[DataVersion]:
         """Take what is new of one table."""
-        return self.take(name, self.new_items(name, self.items(name)))
+        return self.take(name, self.new_items(name, self.items(name), reading=False))
 
     def take(self, name: str, items: Sequence[Item]) -> list[DataVersion]:
         """Take these items, several together; those that another process is at come last."""
@@ -232,7 +239,6 @@ class _Taking:
             return []
         # A remote that cannot be written is found out before anything is kept.
         self.loop.data.probe()
-        known: _Known | None = self._known(name)
         try:
             for number, item in enumerate(items):
                 if not self._claim(name, item, wait=False):
@@ -240,19 +246,21 @@ class _Taking:
                     continue
                 if number and number % 100 == 0:
                     self.tell(f"{name}: {number} of {len(items)} deliveries")
-                landed = self._land(name, item, known, waiting, versions)
-                waiting += [landed] if landed else []
+                landed = self._land(name, item, waiting, versions)
+                if landed:
+                    waiting.append(landed)
+                else:
+                    self._release(name, item)
                 if self._is_full(waiting):
                     versions += self._finish(name, waiting)
-                    known = None
         finally:
             # Also before a refusal goes up: what came before it stays taken.
             versions += self._finish(name, waiting)
         for item in postponed:
             self._claim(name, item, wait=True)
-            if landed := self._land(name, item, None, [], versions):
+            if landed := self._land(name, item, [], versions):
                 versions += self._finish(name, [landed])
-            self._release()
+            self._release(name, item)
         return versions
 
     def _is_full(self, waiting: Sequence[_Landed]) -> bool:
@@ -262,19 +270,16 @@ class _Taking:
 
     def _claim(self, name: str, item: Item, *, wait: bool) -> bool:
         """Keep other processes of this machine from doing the same work; the ledger keeps it from counting twice."""
-        at = int.from_bytes(hashlib.sha256(f"{name}/{item.where}".encode()).digest()[:7])
         try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, at)
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, _place_of(name, item))
         except OSError:
             return False
         return True
 
-    def _release(self) -> None:
-        fcntl.lockf(self.lock, fcntl.LOCK_UN)
+    def _release(self, name: str, item: Item) -> None:
+        fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, _place_of(name, item))
 
-    def _land(
-        self, name: str, item: Item, known: _Known | None, waiting: list[_Landed], versions: list[DataVersion]
-    ) -> _Landed | None:
+    def _land(self, name: str, item: Item, waiting: list[_Landed], versions: list[DataVersion]) -> _Landed | None:
         """Read, check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
         from kaizen.adapters.door import nothing_quoted
 
@@ -283,15 +288,13 @@ class _Taking:
             identity = self._identity(name, item, None if here else folder)
             if identity and self.loop.find(Delivery, self._key_of(name, identity)):
                 return None
-            known = known or self._known(name)
             with nothing_quoted(self.loop.spec, item.where):
-                rows, door = self._read(name, item, known, folder, digest=not identity)
+                rows, door = self._read(name, item, self._known(name), folder, digest=not identity)
             if identity and not rows.is_original:
                 item.refuse_changed(identity)
             fault_point("ingest.after_read")
             if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
                 versions += self._finish(name, waiting)
-                known = self._known(name)
             drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
             if identity and rows.is_original and (found := [d.sha256 for d in drafts.values()]) != [identity]:
                 raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
@@ -302,13 +305,13 @@ class _Taking:
                     return None
             source = Source(item.name, identity)
             landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), door.said)
-            for partition, draft in drafts.items():
-                before = known.versions.get(partition)
-                if before and before.source.sha256 == identity:
-                    # These bytes made it, whatever would be made of them now: in another span, with another key.
-                    continue
-                if version := self._new_version(name, item, rows, draft, known, door.said):
-                    landed.versions[partition] = version
+            try:
+                landed.versions |= self._new_versions(name, landed, rows, drafts, self._known(name))
+            except DataRefused:
+                if self.loop.find(Delivery, landed.key):
+                    # Another machine took it meanwhile: what is there already are these very rows.
+                    return None
+                raise
         fault_point("ingest.after_publish")
         return landed
 
@@ -417,6 +420,20 @@ class _Taking:
 
     # Keeping it.
 
+    def _new_versions(
+        self, name: str, landed: _Landed, rows: Rows, drafts: Mapping[str, Draft], known: _Known
+    ) -> dict[str, _NewVersion]:
+        """What the partitions of a delivery are to become, those that it changes."""
+        found: dict[str, _NewVersion] = {}
+        for partition, draft in drafts.items():
+            before = known.versions.get(partition)
+            if before and before.source.sha256 == landed.source.sha256:
+                # These bytes made it, whatever would be made of them now: in another span, with another key.
+                continue
+            if version := self._new_version(name, landed.item, rows, draft, known, landed.private):
+                found[partition] = version
+        return found
+
     def _new_version(
         self, name: str, item: Item, rows: Rows, draft: Draft, known: _Known, private: dict[str, str]
     ) -> _NewVersion | None:
@@ -461,6 +478,7 @@ class _Taking:
         landed, waiting[:] = list(waiting), []
         if not landed:
             return []
+        self.known.pop(name, None)
         pointers = self._commit(name, landed)
         made = {
             id(each): [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
@@ -486,11 +504,12 @@ class _Taking:
             # Somebody else came first to one of the partitions: each delivery is taken up again on what is there now.
             return [version for each in landed for version in self._again(name, each.item, attempt)]
         fault_point("ingest.after_append")
-        self._release()
+        for each in landed:
+            self._release(name, each.item)
         return [version for each in landed for version in made[id(each)]]
 
     def _again(self, name: str, item: Item, attempt: int) -> list[DataVersion]:
-        landed = self._land(name, item, None, [], [])
+        landed = self._land(name, item, [], [])
         return self._finish(name, [landed], attempt + 1) if landed else []
 
     def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
@@ -512,7 +531,7 @@ class _Taking:
             delivered=landed.source.uri,
         )
         source = self.loop.store.file_path(draft.sha256)
-        return NewFile(data_path(name, partition), source, f"ingest {name}/{partition}", facts)
+        return NewFile(data_path(name, partition), source, f"ingest {name}/{partition}", facts, draft.md5)
 
     def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed, pointer: Pointer) -> DataVersion:
         from kaizen.adapters.examples import make_label
@@ -539,6 +558,11 @@ class _Taking:
             added=new.added,
             private=landed.private,
         )
+
+
+def _place_of(name: str, item: Item) -> int:
+    """The byte of the lock file that stands for an item."""
+    return int.from_bytes(hashlib.sha256(f"{name}/{item.where}".encode()).digest()[:7])
 
 
 def _raw_types(spec: Spec, name: str, known: Mapping[str, str]) -> dict[str, str]:

@@ -24,13 +24,15 @@ class Pointer:
 class NewFile:
     """A version to be: ``source``, a file of the store, is to be the content of ``path`` (posix, relative).
 
-    ``message`` is its commit's; ``meta`` (plain values) goes beside its digests, for people and their tools.
+    ``message`` is its commit's; ``meta`` (plain values) goes beside its digests, for people and their tools. ``md5`` is
+    that of ``source``, from whoever has just put it into the store and need not be read again; "" if nobody has.
     """
 
     path: str
     source: Path
     message: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    md5: str = ""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,14 @@ def own_tracking(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
 
+@pytest.fixture(autouse=True)
+def own_code(monkeypatch):
+    """The project's own package ``rail``, not that of another test's project in this process."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rail"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def project_of(folder, changes: dict[str, Any] | None = None):
     project = make_loop(folder / "project", changes)
     (project.folder / "src" / "rail" / "validating.py").write_text(CODE, encoding="utf-8")

@@ -122,6 +122,8 @@ class DvcRepository:
         """What the store's file ``source`` holds, which must be what its name says."""
         source = version.source
         try:
+            if version.md5 and self.store.file_path(source.name) == source:
+                return Content(version.md5, source.stat().st_size, source.name)
             size, digests = file_digests(source, "md5", "sha256")
             if self.store.file_path(digests["sha256"]).samefile(source):
                 return Content(digests["md5"], size, digests["sha256"])
