@@ -284,8 +284,11 @@ def fold(name: str) -> str:
 def _is_open_for_writing(path: Path) -> bool:
     """Whether a process of this machine has the file open for writing: then it is not whole yet.
 
-    A read lease is granted only if nobody does (fcntl(2), F_SETLEASE); where leases are not known, nobody does.
+    A read lease is granted only if nobody does (fcntl(2), F_SETLEASE). Where leases are not known, or not for this
+    user's asking, nobody does.
     """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
