@@ -27,7 +27,7 @@ from kaizen.errors import DataRefused
 from kaizen.privacy import show
 from kaizen.sources import Wanted, fold
 
-BUDGET = 32 << 20
+BUDGET = 16 << 20
 _BLOCK_ROWS = 8192
 _GROUP_BYTES = 8 << 20
 _GROUP_ROWS = 1 << 17
@@ -260,8 +260,10 @@ class Cutter:
         """Put the largest half of what is held on disk."""
         for waiting in sorted(self._waiting.values(), key=lambda w: -w.size):
             if self._held <= self._budget // 2:
-                return
+                break
             self._spill_one(waiting)
+        # What Arrow keeps for another time would count as ours.
+        pa.default_memory_pool().release_unused()
 
     def _spill_one(self, waiting: _Waiting) -> None:
         # A file has one schema; a change of it begins another.

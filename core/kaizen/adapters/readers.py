@@ -29,7 +29,7 @@ from kaizen.errors import DataRefused
 from kaizen.privacy import parser_message
 from kaizen.sources import Wanted, format_of, unpacked_name
 
-BATCH = 8 << 20
+BATCH = 4 << 20
 """Bytes of a batch, about: what is in memory of a table at a time."""
 _BLOCK = 4 << 20
 _MAX_COLUMNS = 10_000
@@ -70,7 +70,7 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     if magic != b"PAR1":
         raise damaged(wanted, f"first bytes are {magic!r}", "Parquet, which begins with b'PAR1'")
     try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18) as file:
             names = choose(file.schema_arrow.names, wanted)
             facts = file.metadata
             groups = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
