@@ -44,12 +44,6 @@ class Store:
         """Where the file with this content lies, or would lie."""
         return self.root / "files" / sha256[:2] / sha256
 
-    def address_of(self, name: str, write: Callable[[Path], object]) -> str:
-        """The address that ``put_file`` would return; nothing is kept."""
-        with self.scratch() as folder:
-            write(folder / "draft")
-            return address(name, file_digests(folder / "draft")[1]["sha256"])
-
     def put_file(self, name: str, write: Callable[[Path], object]) -> str:
         """Let ``write`` fill a file, keep it by content, return its address."""
         with self.scratch() as folder:

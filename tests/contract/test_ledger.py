@@ -752,3 +752,14 @@ def test_leases_are_listed_by_what_their_resources_begin_with(ledger):
     assert ledger.leases("nothing") == []
     ledger.release(leases["gpu/a/0"], START)
     assert ledger.leases("gpu/a/") == [leases["gpu/a/1"]]
+
+
+def test_many_keys_are_asked_for_at_once(ledger):
+    """More than fit into one question of the database."""
+    keys = [f"k{n}" for n in range(2_500)]
+    for key in (keys[0], keys[1_200], keys[-1]):
+        add(ledger, f"source/{key}", "Delivery", key=key)
+    assert ledger.known_keys(LOOP, "Delivery", keys) == {keys[0], keys[1_200], keys[-1]}
+    assert ledger.known_keys(LOOP, "DataVersion", keys) == set()
+    assert ledger.known_keys("other/loop", "Delivery", keys) == set()
+    assert ledger.known_keys(LOOP, "Delivery", []) == set()
