@@ -28,13 +28,13 @@ from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
-from kaizen.sources import FileItem, Item, Wanted, Whence, changed, find_items, format_of
+from kaizen.sources import FileItem, Item, Wanted, Whence, find_items, format_of
 from kaizen.spec import Spec, TableSpec
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
     from kaizen.adapters.door import Door, Earlier
-    from kaizen.adapters.landing import Cut, Draft, Rows
+    from kaizen.adapters.landing import Cut, Draft, Original, Rows
     from kaizen.adapters.masking import Mask
 
 WHOLE = "all"
@@ -195,9 +195,12 @@ class _Taking:
         found = item.identity(scratch or self.loop.home)
         if scratch is None:
             self.identities[label, stamp] = found
-        if found and item.settled():
-            self.seen.keep(label, stamp, found)
+        self._keep_identity(label, stamp, item, found)
         return found
+
+    def _keep_identity(self, label: str, stamp: str, item: Item, identity: str) -> None:
+        if identity and item.settled():
+            self.seen.keep(label, stamp, identity)
 
     def _key_of(self, name: str, identity: str) -> str:
         return f"{name}/{identity}/{self.span.key}" if identity else ""
@@ -284,20 +287,17 @@ class _Taking:
         from kaizen.adapters.door import nothing_quoted
 
         with self.loop.store.scratch() as folder:
-            here = isinstance(item, FileItem)
-            identity = self._identity(name, item, None if here else folder)
+            identity, original = self._take_bytes(name, item, folder)
             if identity and self.loop.find(Delivery, self._key_of(name, identity)):
                 return None
             with nothing_quoted(self.loop.spec, item.where):
-                rows, door = self._read(name, item, self._known(name), folder, digest=not identity)
-            if identity and not rows.is_original:
+                rows, door = self._read(name, item, self._known(name), folder, original, digest=not identity)
+            if identity and not original:
                 item.refuse_changed(identity)
             fault_point("ingest.after_read")
             if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
                 versions += self._finish(name, waiting)
             drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
-            if identity and rows.is_original and (found := [d.sha256 for d in drafts.values()]) != [identity]:
-                raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
             self._check(name, item.where, rows, drafts)
             if not identity:
                 identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
@@ -321,18 +321,25 @@ class _Taking:
 
         return mask_of(self.loop)
 
-    def _read(self, name: str, item: Item, known: _Known, folder: Path, *, digest: bool) -> tuple[Rows, Door]:
-        """The delivery's rows by partition, in the columns and types that the table has; the door they came through.
+    def _take_bytes(self, name: str, item: Item, folder: Path) -> tuple[str, Original | None]:
+        """A delivery's identity, "" if only its rows tell; and its copy in ``folder``, if it is kept as it is."""
+        from kaizen.adapters.landing import take_as_it_is
 
-        Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
-        """
-        from kaizen.adapters.door import Door, Earlier
-        from kaizen.adapters.landing import Cutter, as_it_is, with_time
+        here, wanted = isinstance(item, FileItem), self._wanted(name, item)
+        # What is elsewhere is fetched, and hashed on the way; what is here, when it is copied, if it is.
+        identity = "" if here else self._identity(name, item, folder)
+        partition = _single_partition(self.loop.spec.data.tables[name], item)
+        stamp = item.stamp()
+        path = item.original() if partition and format_of(item.where, wanted.format) == "parquet" else None
+        original = take_as_it_is(path, partition, wanted, folder) if path else None
+        if here and original:
+            self._keep_identity(f"{name}/{item.where}", stamp, item, original.sha256)
+            return original.sha256, original
+        return (self._identity(name, item, None) if here else identity), original
 
-        spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        earlier = self.earlier.setdefault(name, Earlier())
-        door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
-        wanted = Wanted(
+    def _wanted(self, name: str, item: Item) -> Wanted:
+        spec, table, known = self.loop.spec, self.loop.spec.data.tables[name], self._known(name)
+        return Wanted(
             item.where,
             table.columns,
             _needed_columns(self.loop, name),
@@ -343,12 +350,25 @@ class _Taking:
             encoding=table.encoding,
             max_expanded=parse_size(table.max_expanded),
         )
-        single = _single_partition(table, item)
-        original = item.original() if single and format_of(item.where, wanted.format) == "parquet" else None
-        if original and (found := as_it_is(original, single, wanted, folder)):
-            self._check_columns(name, item.where, door.names(found.columns), known)
-            if door.lets_pass(original, found.columns):
-                return found, door
+
+    def _read(
+        self, name: str, item: Item, known: _Known, folder: Path, original: Original | None, *, digest: bool
+    ) -> tuple[Rows, Door]:
+        """The delivery's rows by partition, in the columns and types that the table has; the door they came through.
+
+        Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
+        """
+        from kaizen.adapters.door import Door, Earlier
+        from kaizen.adapters.landing import Cutter, with_time
+
+        spec, table, wanted = self.loop.spec, self.loop.spec.data.tables[name], self._wanted(name, item)
+        earlier = self.earlier.setdefault(name, Earlier())
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
+        if original:
+            self._check_columns(name, item.where, door.names(original.columns), known)
+            original.read(door.look)
+            door.close()
+            return original, door
         cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
         for batch in item.batches(wanted):
             if first == 1:
