@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -39,8 +42,10 @@ if TYPE_CHECKING:
 
 WHOLE = "all"
 """The partition of a table that is not cut."""
-_TOGETHER = (64, 256 << 20)
+_TOGETHER = (256, 256 << 20)
 """Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
+_SMALL = 64 << 20
+"""Bytes of a file that is read while another one is still held."""
 _MANY_ROWS = 2_000_000
 """So many rows are worth a word on the way."""
 _PATIENCE = 20
@@ -104,6 +109,16 @@ def has_landed(loop: Loop) -> bool:
 
 
 @dataclass
+class _Brought:
+    """A delivery that was read, in a folder of its own; ``read`` is None if it was taken before."""
+
+    item: Item
+    folder: Path
+    identity: str
+    read: tuple[Rows, Door] | None = None
+
+
+@dataclass
 class _Landed:
     """A delivery on its way: its rows are in the store, nobody knows of them yet."""
 
@@ -136,6 +151,16 @@ class _Known:
     refused: set[str]
     types: dict[str, str]
     order: tuple[str, ...]
+
+    def add(self, version: DataVersion, position: int, given: Mapping[str, str]) -> None:
+        """Know of a version that this call has added. ``given``: the types that the spec says."""
+        from kaizen.adapters.schemas import merge_types
+
+        self.versions[version.partition] = version
+        self.positions[version.partition] = position
+        self.types = merge_types([self.types, version.columns]) | dict(given)
+        if version.partition == max(self.versions):
+            self.order = tuple(version.columns)
 
 
 @contextmanager
@@ -243,28 +268,44 @@ class _Taking:
         # A remote that cannot be written is found out before anything is kept.
         self.loop.data.probe()
         try:
-            for number, item in enumerate(items):
-                if not self._claim(name, item, wait=False):
-                    postponed.append(item)
-                    continue
-                if number and number % 100 == 0:
-                    self.tell(f"{name}: {number} of {len(items)} deliveries")
-                landed = self._land(name, item, waiting, versions)
-                if landed:
-                    waiting.append(landed)
-                else:
-                    self._release(name, item)
-                if self._is_full(waiting):
-                    versions += self._finish(name, waiting)
+            with closing(self._bring_all(name, items, postponed)) as all_brought:
+                for number, brought in enumerate(all_brought):
+                    if number and number % 100 == 0:
+                        self.tell(f"{name}: {number} of {len(items)} deliveries")
+                    landed = self._land(name, brought, waiting, versions)
+                    shutil.rmtree(brought.folder, ignore_errors=True)
+                    if landed:
+                        waiting.append(landed)
+                    else:
+                        self._release(name, brought.item)
+                    if self._is_full(waiting):
+                        versions += self._finish(name, waiting)
         finally:
             # Also before a refusal goes up: what came before it stays taken.
             versions += self._finish(name, waiting)
         for item in postponed:
             self._claim(name, item, wait=True)
-            if landed := self._land(name, item, [], versions):
-                versions += self._finish(name, [landed])
+            versions += self._take_one(name, item)
             self._release(name, item)
         return versions
+
+    def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
+        """Those that nobody else is at, read; a small file while the one before it is looked at."""
+        with self.loop.store.scratch() as scratch, ThreadPoolExecutor(1) as beside:
+            coming: list[Future[_Brought]] = []
+            for item in items:
+                if not self._claim(name, item, wait=False):
+                    postponed.append(item)
+                    continue
+                small = _is_small(item)
+                if small:
+                    coming.append(beside.submit(self._bring, name, item, scratch))
+                while len(coming) > small:
+                    yield coming.pop(0).result()
+                if not small:
+                    yield self._bring(name, item, scratch)
+            for future in coming:
+                yield future.result()
 
     def _is_full(self, waiting: Sequence[_Landed]) -> bool:
         count, size = _TOGETHER
@@ -282,36 +323,52 @@ class _Taking:
     def _release(self, name: str, item: Item) -> None:
         fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, _place_of(name, item))
 
-    def _land(self, name: str, item: Item, waiting: list[_Landed], versions: list[DataVersion]) -> _Landed | None:
-        """Read, check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+    def _take_one(self, name: str, item: Item, attempt: int = 1) -> list[DataVersion]:
+        """Take an item by itself."""
+        with self.loop.store.scratch() as scratch:
+            landed = self._land(name, self._bring(name, item, scratch), [], [])
+        return self._finish(name, [landed], attempt) if landed else []
+
+    def _bring(self, name: str, item: Item, scratch: Path) -> _Brought:
+        """Copy, hash and read a delivery, unless it was taken before."""
         from kaizen.adapters.door import nothing_quoted
 
-        with self.loop.store.scratch() as folder:
-            identity, original = self._take_bytes(name, item, folder)
-            if identity and self.loop.find(Delivery, self._key_of(name, identity)):
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        identity, original = self._take_bytes(name, item, folder)
+        brought = _Brought(item, folder, identity)
+        if identity and self.loop.find(Delivery, self._key_of(name, identity)):
+            return brought
+        with nothing_quoted(self.loop.spec, item.where):
+            brought.read = self._read(name, item, self._known(name), folder, original, digest=not identity)
+        if identity and not original:
+            item.refuse_changed(identity)
+        fault_point("ingest.after_read")
+        return brought
+
+    def _land(
+        self, name: str, brought: _Brought, waiting: list[_Landed], versions: list[DataVersion]
+    ) -> _Landed | None:
+        """Check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+        if not brought.read:
+            return None
+        item, identity, (rows, door) = brought.item, brought.identity, brought.read
+        if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
+            versions += self._finish(name, waiting)
+        drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
+        self._check(name, item.where, rows, drafts)
+        if not identity:
+            identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
+            if self.loop.find(Delivery, self._key_of(name, identity)):
                 return None
-            with nothing_quoted(self.loop.spec, item.where):
-                rows, door = self._read(name, item, self._known(name), folder, original, digest=not identity)
-            if identity and not original:
-                item.refuse_changed(identity)
-            fault_point("ingest.after_read")
-            if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
-                versions += self._finish(name, waiting)
-            drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
-            self._check(name, item.where, rows, drafts)
-            if not identity:
-                identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
-                if self.loop.find(Delivery, self._key_of(name, identity)):
-                    return None
-            source = Source(item.name, identity)
-            landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), door.said)
-            try:
-                landed.versions |= self._new_versions(name, landed, rows, drafts, self._known(name))
-            except DataRefused:
-                if self.loop.find(Delivery, landed.key):
-                    # Another machine took it meanwhile: what is there already are these very rows.
-                    return None
-                raise
+        source = Source(item.name, identity)
+        landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), door.said)
+        try:
+            landed.versions |= self._new_versions(name, landed, rows, drafts, self._known(name))
+        except DataRefused:
+            if self.loop.find(Delivery, landed.key):
+                # Another machine took it meanwhile: what is there already are these very rows.
+                return None
+            raise
         fault_point("ingest.after_publish")
         return landed
 
@@ -498,8 +555,10 @@ class _Taking:
         landed, waiting[:] = list(waiting), []
         if not landed:
             return []
-        self.known.pop(name, None)
-        pointers = self._commit(name, landed)
+        with ThreadPoolExecutor(1) as beside:
+            kept = beside.submit(self.loop.store.sync, [v.address for each in landed for v in each.versions.values()])
+            pointers = self._commit(name, landed)
+            kept.result()
         made = {
             id(each): [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
             for each in landed
@@ -514,23 +573,24 @@ class _Taking:
             delivery = Delivery(name, each.source, each.partitions, each.item.watermark())
             events.append(self.loop.new_event(f"source/{name}", delivery, each.key, expect=self.marks.get(name)))
         try:
-            self.loop.ledger.append_all(self.loop.name, events)
+            appended = self.loop.ledger.append_all(self.loop.name, events)
         except HeadMoved:
+            self.known.pop(name, None)
             if attempt == _PATIENCE:
                 raise
             if name in self.marks:
                 # Somebody else went on from the same watermark: what is new begins elsewhere now.
                 return self.take_all(name)
             # Somebody else came first to one of the partitions: each delivery is taken up again on what is there now.
-            return [version for each in landed for version in self._again(name, each.item, attempt)]
+            return [version for each in landed for version in self._take_one(name, each.item, attempt + 1)]
         fault_point("ingest.after_append")
+        positions = {event.subject: event.subject_seq for event in appended}
         for each in landed:
+            for version in made[id(each)]:
+                types = self.loop.spec.data.tables[name].types
+                self._known(name).add(version, positions[f"data/{name}/{version.partition}"], types)
             self._release(name, each.item)
         return [version for each in landed for version in made[id(each)]]
-
-    def _again(self, name: str, item: Item, attempt: int) -> list[DataVersion]:
-        landed = self._land(name, item, [], [])
-        return self._finish(name, [landed], attempt + 1) if landed else []
 
     def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
         files = [
@@ -578,6 +638,14 @@ class _Taking:
             added=new.added,
             private=landed.private,
         )
+
+
+def _is_small(item: Item) -> bool:
+    try:
+        return isinstance(item, FileItem) and item.path.stat().st_size <= _SMALL
+    except OSError:
+        # Whoever reads it says so.
+        return False
 
 
 def _place_of(name: str, item: Item) -> int:

@@ -90,7 +90,7 @@ class Workspace:
             data, cached = file.with_name(file.name.removesuffix(POINTER)), self.cache.root / content.key
             same = data.exists() and cached.exists() and data.samefile(cached)
             if not same and self.cache.has(content) and content.problem(data):
-                _swap(data, lambda draft: self.cache.copy(cached, draft))
+                _swap(data, lambda draft: self.cache.copy(cached, draft, content))
         if not file.exists() or file.read_bytes() != text:
             _swap(file, lambda draft: draft.write_bytes(text))
 

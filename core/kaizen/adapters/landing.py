@@ -326,7 +326,7 @@ class Original:
                 # A whole footer says nothing of the pages before it, and its statistics are not to be relied on.
                 rows = max(1, min(1 << 16, BATCH * file.metadata.num_rows // max(1, size)))
                 step = -(-file.metadata.num_rows // rows // _LOOKS) or 1
-                for number, batch in enumerate(file.iter_batches(rows)):
+                for number, batch in enumerate(file.iter_batches(rows, use_threads=size > BATCH)):
                     self.rows += batch.num_rows
                     for name in [name for name, found in valued.items() if not found]:
                         valued[name] = _has_value(batch.column(name))
@@ -384,8 +384,10 @@ def column_order(path: Path) -> tuple[str, ...]:
 
 def repeats_keys(path: Path, keys: Sequence[str]) -> bool:
     """Whether two rows of a file have the same values in all of ``keys``."""
-    schema = pq.read_schema(path)
-    if all(pa.types.is_primitive(schema.field(key).type) for key in keys):
+    kinds = [pq.read_schema(path).field(key).type for key in keys]
+    if len(keys) == 1 and pa.types.is_integer(kinds[0]) and _ascends(read_batches(path, list(keys))):
+        return False
+    if all(pa.types.is_primitive(kind) for kind in kinds):
         # Numbers are hashed in no time, and what has no two equal hashes has no two equal rows.
         batches = row_hashes.read_batches(path, keys)
         hashes = np.concatenate([np.zeros(0, np.uint64), *(hash_rows(batch, keys) for batch in batches)])
@@ -394,6 +396,19 @@ def repeats_keys(path: Path, keys: Sequence[str]) -> bool:
             return False
     table = pq.read_table(path, columns=list(keys))
     return bool(table.group_by(list(keys), use_threads=False).aggregate([]).num_rows < table.num_rows)
+
+
+def _ascends(batches: Iterator[pa.RecordBatch]) -> bool:
+    """Whether each value of the one column is larger than that before it: as numbers that count rows are."""
+    before = None
+    for batch in batches:
+        values = batch.column(0)
+        larger = pc.less(values.slice(0, len(values) - 1), values.slice(1))
+        first = before is None or pc.less(before, values[0]).as_py()
+        if values.null_count or not first or not pc.all(larger).as_py():
+            return False
+        before = values[-1]
+    return True
 
 
 def same_rows(one: Path, other: Path) -> bool:
