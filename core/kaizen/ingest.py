@@ -186,6 +186,8 @@ class _Taking:
     """By table: what was there when this call last looked. Whoever was faster since makes the append refuse."""
     earlier: dict[str, Earlier] = field(default_factory=dict)
     """By table: what this call has seen of it."""
+    landed: set[str] = field(default_factory=set)
+    """Keys of the deliveries that this call has landed."""
 
     # What there is to take.
 
@@ -360,8 +362,11 @@ class _Taking:
             identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
             if self.loop.find(Delivery, self._key_of(name, identity)):
                 return None
-        source = Source(item.name, identity)
-        landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), door.said)
+        key = self._key_of(name, identity)
+        if key in self.landed:
+            self.tell(f"{item.where}: not taken, the same as a file before it")
+            return None
+        landed = _Landed(item, key, Source(item.name, identity), tuple(drafts), door.said)
         try:
             landed.versions |= self._new_versions(name, landed, rows, drafts, self._known(name))
         except DataRefused:
@@ -369,6 +374,7 @@ class _Taking:
                 # Another machine took it meanwhile: what is there already are these very rows.
                 return None
             raise
+        self.landed.add(key)
         fault_point("ingest.after_publish")
         return landed
 
@@ -576,6 +582,7 @@ class _Taking:
             appended = self.loop.ledger.append_all(self.loop.name, events)
         except HeadMoved:
             self.known.pop(name, None)
+            self.landed -= {each.key for each in landed}
             if attempt == _PATIENCE:
                 raise
             if name in self.marks:

@@ -66,7 +66,7 @@ def content_of(path):
     return Content(digests["md5"], size, digests["sha256"])
 
 
-@pytest.mark.parametrize("data", [b"", b"april", os.urandom(3_000_000)], ids=["empty", "small", "large"])
+@pytest.mark.parametrize("data", [b"", b"april", os.urandom(9_000_001)], ids=["empty", "small", "large"])
 def test_what_is_put_is_there_whole_and_can_be_fetched(place, tmp_path, data):
     source = tmp_path / "source"
     source.write_bytes(data)
@@ -106,11 +106,12 @@ def test_what_is_damaged_there_is_told_not_fetched_and_replaced(place, tmp_path,
     assert place.problem(content) == ""
 
 
-def test_a_source_that_changed_is_not_taken(place, tmp_path):
+@pytest.mark.parametrize("before", [b"", bytes(9_000_000)], ids=["small", "large"])
+def test_a_source_that_changed_is_not_taken(place, tmp_path, before):
     source = tmp_path / "source"
-    source.write_bytes(b"april")
+    source.write_bytes(before + b"april")
     content = content_of(source)
-    source.write_bytes(b"apriL")
+    source.write_bytes(before + b"apriL")
     with pytest.raises(IntegrityError) as refusal:
         place.put(content, source)
     assert refusal.value.code == "KZ642"
