@@ -224,6 +224,14 @@ class _Taking:
             column_order(loop.store.file_path(split_address(newest.address)[1])) if newest else (),
         )
 
+    def _learn(self, name: str, landed: _Landed) -> None:
+        """Hold the next delivery against one that waits, as if that were there: together is as one by one."""
+        from kaizen.adapters.schemas import merge_types
+
+        known, columns = self._known(name), [version.draft.columns for version in landed.versions.values()]
+        known.types = merge_types([known.types, *columns]) | dict(self.loop.spec.data.tables[name].types)
+        known.order = known.order or tuple(next(iter(columns), ()))
+
     # Taking it.
 
     def take_all(self, name: str) -> list[DataVersion]:
@@ -249,6 +257,7 @@ class _Taking:
                 landed = self._land(name, item, waiting, versions)
                 if landed:
                     waiting.append(landed)
+                    self._learn(name, landed)
                 else:
                     self._release(name, item)
                 if self._is_full(waiting):
@@ -596,7 +605,8 @@ def _cut(loop: Loop, name: str, item: Item) -> Cut:
 
 
 def _added(names: Sequence[str] | Mapping[str, str], known: _Known) -> list[str]:
-    return [name for name in names if name not in known.types] if known.versions else []
+    # Of a table's first delivery no column is new; later ones of the same call have its order.
+    return [name for name in names if name not in known.types] if known.versions or known.order else []
 
 
 def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:
