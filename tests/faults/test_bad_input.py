@@ -166,6 +166,7 @@ CASES = {
     "outcome among the features, in the spec": Case(
         number="B18", spec={"problem": {"features": ["distance", "delay"]}}
     ),
+    "rows to predict cut by a column": Case(spec={"data": {"tables": {"schedules": {"partition": "by origin"}}}}),
     "missing suite": Case(spec={"data": {"suite": {"schedules": "expectations/gone.json"}}}),
     "suite that is not JSON": Case(land=suite("{")),
     "empty suite": Case(land=suite('{"name": "schedules", "expectations": []}')),
