@@ -114,6 +114,7 @@ class _Brought:
 
     item: Item
     folder: Path
+    expected: tuple[dict[str, str], tuple[str, ...]]
     identity: str
     read: tuple[Rows, Door] | None = None
 
@@ -144,23 +145,31 @@ class _NewVersion:
 
 @dataclass
 class _Known:
-    """What is there of a table: the newest version of each partition and its position, and what was refused."""
+    """What is there of a table: the newest version of each partition and its position, and what was refused.
+
+    ``types`` and ``order`` of its columns are as if what waits were there already: together is as one by one. The order
+    is that of ``newest``, the last partition by name.
+    """
 
     versions: dict[str, DataVersion]
     positions: dict[str, int]
     refused: set[str]
     types: dict[str, str]
     order: tuple[str, ...]
+    newest: str
 
-    def add(self, version: DataVersion, position: int, given: Mapping[str, str]) -> None:
-        """Know of a version that this call has added. ``given``: the types that the spec says."""
+    def learn(self, partition: str, columns: Mapping[str, str], given: Mapping[str, str]) -> None:
+        """Hold the next delivery against this one. ``given``: the types that the spec says."""
         from kaizen.adapters.schemas import merge_types
 
-        self.versions[version.partition] = version
-        self.positions[version.partition] = position
-        self.types = merge_types([self.types, version.columns]) | dict(given)
-        if version.partition == max(self.versions):
-            self.order = tuple(version.columns)
+        self.types = merge_types([self.types, columns]) | dict(given)
+        if partition >= self.newest:
+            self.newest, self.order = partition, tuple(columns)
+
+    @property
+    def expected(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Types and order of the columns of the next delivery."""
+        return self.types, self.order
 
 
 @contextmanager
@@ -244,14 +253,15 @@ class _Taking:
         loop = self.loop
         heads = loop.ledger.heads(loop.name, prefix=(prefix := f"data/{name}/"))
         versions = {subject.removeprefix(prefix): DataVersion.from_json(e.payload) for subject, e in heads.items()}
-        newest = versions[max(versions)] if versions else None
+        newest = max(versions, default="")
         reports = loop.heads(ValidationReport, f"validation/{name}/")
         return _Known(
             versions,
             {subject.removeprefix(prefix): event.subject_seq for subject, event in heads.items()},
             {r.data for r in reports.values() if r.verdict == "refused"},
             merge_types(v.columns for v in versions.values()) | dict(loop.spec.data.tables[name].types),
-            column_order(loop.store.file_path(split_address(newest.address)[1])) if newest else (),
+            column_order(loop.store.file_path(split_address(versions[newest].address)[1])) if newest else (),
+            newest,
         )
 
     # Taking it.
@@ -335,13 +345,14 @@ class _Taking:
         """Copy, hash and read a delivery, unless it was taken before."""
         from kaizen.adapters.door import nothing_quoted
 
-        folder = Path(tempfile.mkdtemp(dir=scratch))
+        folder, known = Path(tempfile.mkdtemp(dir=scratch)), self._known(name)
+        expected = known.expected
         identity, original = self._take_bytes(name, item, folder)
-        brought = _Brought(item, folder, identity)
+        brought = _Brought(item, folder, expected, identity)
         if identity and self.loop.find(Delivery, self._key_of(name, identity)):
             return brought
         with nothing_quoted(self.loop.spec, item.where):
-            brought.read = self._read(name, item, self._known(name), folder, original, digest=not identity)
+            brought.read = self._read(name, item, known, folder, original, digest=not identity)
         if identity and not original:
             item.refuse_changed(identity)
         fault_point("ingest.after_read")
@@ -351,6 +362,9 @@ class _Taking:
         self, name: str, brought: _Brought, waiting: list[_Landed], versions: list[DataVersion]
     ) -> _Landed | None:
         """Check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+        if brought.read and brought.expected != self._known(name).expected:
+            # The one before it has changed what is expected of it.
+            brought = self._bring(name, brought.item, brought.folder)
         if not brought.read:
             return None
         item, identity, (rows, door) = brought.item, brought.identity, brought.read
@@ -375,6 +389,8 @@ class _Taking:
                 return None
             raise
         self.landed.add(key)
+        for partition, new in landed.versions.items():
+            self._known(name).learn(partition, new.draft.columns, self.loop.spec.data.tables[name].types)
         fault_point("ingest.after_publish")
         return landed
 
@@ -594,8 +610,8 @@ class _Taking:
         positions = {event.subject: event.subject_seq for event in appended}
         for each in landed:
             for version in made[id(each)]:
-                types = self.loop.spec.data.tables[name].types
-                self._known(name).add(version, positions[f"data/{name}/{version.partition}"], types)
+                self._known(name).versions[version.partition] = version
+                self._known(name).positions[version.partition] = positions[f"data/{name}/{version.partition}"]
             self._release(name, each.item)
         return [version for each in landed for version in made[id(each)]]
 
@@ -691,7 +707,8 @@ def _cut(loop: Loop, name: str, item: Item) -> Cut:
 
 
 def _added(names: Sequence[str] | Mapping[str, str], known: _Known) -> list[str]:
-    return [name for name in names if name not in known.types] if known.versions else []
+    # Of a table's first delivery no column is new; later ones of the same call have its order.
+    return [name for name in names if name not in known.types] if known.versions or known.order else []
 
 
 def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:

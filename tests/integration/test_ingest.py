@@ -229,6 +229,48 @@ def test_a_new_column_is_taken_and_said_or_refused(project):
     assert refused.value.value == "buffet"
 
 
+def land_text(project, name, rows):
+    path = project.landing / "schedules" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(rows.to_csv(index=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_comes_together_is_held_to_the_same_types_and_columns_as_what_comes_one_by_one(project, together):
+    told = []
+    arrivals = [
+        ("a.csv", schedules(JANUARY).assign(crew=2)),
+        ("b.csv", schedules(FEBRUARY)[lambda rows: rows.columns[::-1]].assign(crew=2.5, buffet=True)),
+        ("c.csv", schedules(MARCH).assign(crew="two")),
+    ]
+    for name, rows in arrivals:
+        land_text(project, name, rows)
+        if not together and name != "c.csv":
+            take(project, tell=told.append)
+    with pytest.raises(DataRefused) as refused:
+        take(project, tell=told.append)
+    assert (refused.value.code, refused.value.value) == ("KZ460", "'two'")
+    assert [line for line in told if "new column" in line] == [f"{project.landing}/schedules/b.csv: new column buffet"]
+    with opened(project) as loop:
+        kept = loop.versions("schedules")
+        assert list(kept) == [JANUARY, FEBRUARY]
+        assert [kept[month].columns["crew"] for month in kept] == ["int64", "double"]
+        files = [pq.read_schema(loop.store.file(version.address)).names for version in kept.values()]
+        assert files[1] == [*files[0], "buffet"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_whole_numbers_stay_so_when_a_later_file_has_gaps(project, together):
+    project.land("schedules", "a.parquet", schedules(JANUARY).assign(crew=2))
+    if not together:
+        take(project)
+    rows = schedules(FEBRUARY)
+    project.land("schedules", "b.parquet", rows.assign(crew=np.where(np.arange(len(rows)) % 31 == 6, np.nan, 2.0)))
+    take(project)
+    with opened(project) as loop:
+        assert loop.versions("schedules")[FEBRUARY].columns["crew"] == "int64"
+
+
 # What is taken.
 
 
