@@ -12,7 +12,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -114,9 +114,17 @@ class _Brought:
 
     item: Item
     folder: Path
-    expected: tuple[dict[str, str], tuple[str, ...]]
     identity: str
     read: tuple[Rows, Door] | None = None
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """A delivery that is being read, and what was expected of its columns when that began."""
+
+    item: Item
+    expected: tuple[dict[str, str], tuple[str, ...]]
+    read: Future[_Brought]
 
 
 @dataclass
@@ -304,20 +312,28 @@ class _Taking:
     def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
         """Those that nobody else is at, read; a small file while the one before it is looked at."""
         with self.loop.store.scratch() as scratch, ThreadPoolExecutor(1) as beside:
-            coming: list[Future[_Brought]] = []
+            coming: list[_Coming] = []
             for item in items:
                 if not self._claim(name, item, wait=False):
                     postponed.append(item)
                     continue
                 small = _is_small(item)
                 if small:
-                    coming.append(beside.submit(self._bring, name, item, scratch))
+                    expected = self._known(name).expected
+                    coming.append(_Coming(item, expected, beside.submit(self._bring, name, item, scratch)))
                 while len(coming) > small:
-                    yield coming.pop(0).result()
+                    yield self._as_expected(name, scratch, coming.pop(0))
                 if not small:
                     yield self._bring(name, item, scratch)
-            for future in coming:
-                yield future.result()
+            for each in coming:
+                yield self._as_expected(name, scratch, each)
+
+    def _as_expected(self, name: str, scratch: Path, coming: _Coming) -> _Brought:
+        """What was read while the one before it was still to land; once more if that has changed what is expected."""
+        wait([coming.read])
+        if coming.expected != self._known(name).expected:
+            return self._bring(name, coming.item, scratch)
+        return coming.read.result()
 
     def _is_full(self, waiting: Sequence[_Landed]) -> bool:
         count, size = _TOGETHER
@@ -346,9 +362,8 @@ class _Taking:
         from kaizen.adapters.door import nothing_quoted
 
         folder, known = Path(tempfile.mkdtemp(dir=scratch)), self._known(name)
-        expected = known.expected
         identity, original = self._take_bytes(name, item, folder)
-        brought = _Brought(item, folder, expected, identity)
+        brought = _Brought(item, folder, identity)
         if identity and self.loop.find(Delivery, self._key_of(name, identity)):
             return brought
         with nothing_quoted(self.loop.spec, item.where):
@@ -362,15 +377,15 @@ class _Taking:
         self, name: str, brought: _Brought, waiting: list[_Landed], versions: list[DataVersion]
     ) -> _Landed | None:
         """Check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
-        if brought.read and brought.expected != self._known(name).expected:
-            # The one before it has changed what is expected of it.
-            brought = self._bring(name, brought.item, brought.folder)
         if not brought.read:
             return None
         item, identity, (rows, door) = brought.item, brought.identity, brought.read
         if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
             versions += self._finish(name, waiting)
         drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
+        columns = {column: None for draft in drafts.values() for column in draft.columns}
+        if added := _added(list(columns), self._known(name)):
+            self.tell(f"{item.where}: new column {', '.join(added)}")
         self._check(name, item.where, rows, drafts)
         if not identity:
             identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
@@ -484,8 +499,6 @@ class _Taking:
                 limit="columns " + ", ".join(known.types),
                 action=f"say new_columns: accept for the table {name}, or select its columns",
             )
-        if added:
-            self.tell(f"{where}: new column {', '.join(added)}")
 
     def _check(self, name: str, where: str, rows: Rows, drafts: Mapping[str, Draft]) -> None:
         table = self.loop.spec.data.tables[name]
