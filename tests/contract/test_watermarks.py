@@ -26,7 +26,7 @@ from kaizen.calendar import bounds
 from kaizen.errors import PartitionConflict, SpecError
 from kaizen.ingest import EVER, Span, _taking, has_landed, ingest
 from kaizen.loop import open_loop
-from kaizen.records import Delivery
+from kaizen.records import Delivery, ValidationReport
 
 PARIS = ZoneInfo("Europe/Paris")
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -274,6 +274,23 @@ def test_partitions_that_are_no_times_come_whole_too(bench: Bench, partition: st
     bench.insert(number(4))
     names = {None: ["all"] * 3, "file": ["trips"] * 3, "by origin": ["L1", "L1", "L2"]}[partition]
     assert stations_kept() == {name: names.count(name) for name in names}
+    bench.assert_all_once()
+
+
+def test_a_partition_that_validation_refused_is_replaced_by_all_of_it(bench: Bench) -> None:
+    bench.insert(number(1), number(2), number(4))
+    bench.ingest()
+    with bench.open() as loop:
+        version = loop.versions("schedules")["2024-01"]
+        report = ValidationReport(
+            "schedules", "2024-01", version.digest, "", "refused", 0, 0, 0, 0, (), None, None, "too far"
+        )
+        loop.ledger.append_all(loop.name, [loop.new_event("validation/schedules/2024-01", report, "refused")])
+    bench.execute("UPDATE trips SET distance = 5 WHERE id = 1")
+    bench.insert(number(5, hours=2), number(6))
+    assert bench.ingest() == {"2024-01": (3, "replaced"), "2024-03": (1, "")}
+    bench.insert(number(7, hours=3))
+    assert bench.ingest() == {"2024-01": (4, "grew")}
     bench.assert_all_once()
 
 
