@@ -27,6 +27,8 @@ from kaizen.errors import PartitionConflict, SpecError
 from kaizen.ingest import EVER, Span, _taking, has_landed, ingest
 from kaizen.loop import open_loop
 from kaizen.records import Delivery, ValidationReport
+from kaizen.sources import Whence, find_items
+from kaizen.spec import load_spec
 
 PARIS = ZoneInfo("Europe/Paris")
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -194,6 +196,22 @@ def test_a_row_that_is_seen_late_is_taken_once(bench: Bench, table: dict[str, An
     bench.insert(number(8), number(5, hours=1))
     assert bench.ingest() == {"2024-01": (3, "grew"), "2024-04": (1, "")}
     bench.assert_all_once()
+
+
+def test_whoever_only_looks_sees_a_late_row_too(bench: Bench) -> None:
+    """As the triggerer of Airflow does, which does not know what was taken."""
+    bench.write_spec(lag=5)
+    table = load_spec(bench.project.spec).data.tables["schedules"]
+
+    def look() -> str:
+        (item,) = find_items(table, Whence(bench.project.folder))
+        return item.stamp()
+
+    bench.insert(number(1), number(4))
+    before = look()
+    assert look() == before
+    bench.insert(number(3))
+    assert look() != before
 
 
 def test_without_a_lag_it_is_not_seen(bench: Bench) -> None:

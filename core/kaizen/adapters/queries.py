@@ -23,7 +23,10 @@ from kaizen.spec import TableSpec
 
 @dataclass
 class QueryItem:
-    """What a table or a query gives from one watermark to the next, in one snapshot of the database."""
+    """What a table or a query gives from one watermark to the next, in one snapshot of the database.
+
+    ``mark``: a fingerprint of the rows within the table's lag, for whoever only looks; "" without one.
+    """
 
     engine: sa.Engine
     select: str
@@ -32,9 +35,10 @@ class QueryItem:
     high: Any
     name: str
     where: str
+    mark: str = ""
 
     def stamp(self) -> str:
-        return f"{text_of(self.low)} to {text_of(self.high)}" if self.column else ""
+        return f"{text_of(self.low)} to {text_of(self.high)}{self.mark}" if self.column else ""
 
     def settled(self) -> bool:
         return True
@@ -103,7 +107,7 @@ def find_queries(table: TableSpec, whence: Whence) -> list[Item]:
         return []
     if whence.whole:
         return [PartitionsItem(engine, table, whence, where, low, high, mark)]
-    return [QueryItem(engine, table.select, table.watermark, low, high, table.select, where)]
+    return [QueryItem(engine, table.select, table.watermark, low, high, table.select, where, mark)]
 
 
 def _fingerprint(connection: sa.Connection, table: TableSpec, column: str, beyond: Any) -> str:

@@ -20,7 +20,7 @@ from kaizen.adapters.landing import Cut, by_time, with_time
 from kaizen.adapters.readers import choose
 from kaizen.adapters.schemas import conform
 from kaizen.adapters.sql_rows import ROWS, no_rows, reading, source_of, to_batch
-from kaizen.adapters.watermarks import text_of
+from kaizen.adapters.watermarks import parse, text_of
 from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.sources import Wanted, Whence, Whole
@@ -83,8 +83,9 @@ class PartitionsItem:
         return None
 
     def watermark(self) -> str:
-        """That of a range is the one before it: what else is new is still to come."""
-        if self._whole.is_range or (self.low is not None and self.high < self.low):
+        """That of a range is the one before it: what else is new is still to come. It never goes back."""
+        before = parse(self.whence.since, self.high)
+        if self._whole.is_range or (before is not None and self.high < before):
             return self.whence.since
         return text_of(self.high)
 
