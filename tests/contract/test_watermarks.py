@@ -366,6 +366,18 @@ def test_two_at_once_take_each_row_once(bench: Bench) -> None:
     bench.assert_all_once()
 
 
+def test_what_comes_between_the_look_and_the_reading_is_for_the_next_call(bench: Bench) -> None:
+    bench.insert(number(1), number(4))
+    bench.ingest(month("2024-01"))
+    with bench.open() as loop, _taking(loop, EVER, print) as taking:
+        listed = taking.items("schedules")
+        bench.insert(number(5, hours=1))
+        assert [v.partition for v in taking.take("schedules", listed)] == ["2024-02"]
+    assert bench.watermark() == "4"
+    assert bench.ingest() == {"2024-01": (2, "grew")}
+    bench.assert_all_once()
+
+
 @pytest.mark.parametrize(
     "form",
     ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", "%Y%m%dT%H%M%S+0000", "DATE", "TIMESTAMP"],
