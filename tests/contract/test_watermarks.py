@@ -27,7 +27,7 @@ from kaizen.errors import PartitionConflict, SpecError
 from kaizen.ingest import EVER, Span, _taking, has_landed, ingest
 from kaizen.loop import open_loop
 from kaizen.records import Delivery, ValidationReport
-from kaizen.sources import Whence, find_items
+from kaizen.sources import Wanted, Whence, Whole, find_items
 from kaizen.spec import load_spec
 
 PARIS = ZoneInfo("Europe/Paris")
@@ -212,6 +212,15 @@ def test_whoever_only_looks_sees_a_late_row_too(bench: Bench) -> None:
     assert look() == before
     bench.insert(number(3))
     assert look() != before
+
+
+def test_rows_come_many_at_a_time(bench: Bench) -> None:
+    bench.insert(*(number(n, hours=n) for n in range(60)))
+    table = load_spec(bench.project.spec).data.tables["schedules"]
+    whole = Whole("departs", "Europe/Paris", ("departs", "train"), lambda partition: True)
+    for whence in (Whence(bench.project.folder), Whence(bench.project.folder, whole=whole)):
+        (item,) = find_items(table, whence)
+        assert [batch.num_rows for batch in item.batches(Wanted("trips"))] == [60]
 
 
 def test_without_a_lag_it_is_not_seen(bench: Bench) -> None:

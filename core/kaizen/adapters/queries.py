@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from kaizen.adapters.readers import choose
 from kaizen.adapters.schemas import conform
-from kaizen.adapters.sql_rows import ROWS, engine_of, no_rows, reading, source_of, to_batch
+from kaizen.adapters.sql_rows import engine_of, no_rows, reading, source_of, stream, to_batch
 from kaizen.adapters.watermarks import earlier, parse, text_of
 from kaizen.adapters.whole_queries import PartitionsItem
 from kaizen.canonical import digest
@@ -49,10 +50,9 @@ class QueryItem:
 
     def batches(self, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         with reading(self.engine, self.where) as connection:
-            found = connection.execution_options(yield_per=ROWS).execute(*self._statement())
-            names = list(found.keys())
+            names, found = stream(connection, *self._statement())
             chosen, first = choose(names, wanted), 1
-            for rows in found.partitions():
+            for rows in found:
                 batch = to_batch(names, rows).select(chosen)
                 yield conform(batch, wanted, first)
                 first += batch.num_rows
@@ -113,8 +113,8 @@ def find_queries(table: TableSpec, whence: Whence) -> list[Item]:
 def _fingerprint(connection: sa.Connection, table: TableSpec, column: str, beyond: Any) -> str:
     """Of the rows whose watermark is later: the same for the same rows in any order, and for no others."""
     query = sa.text(f"SELECT * FROM {source_of(table.select)} WHERE {column} > :beyond")  # noqa: S608 - the spec's own
-    found, total = connection.execution_options(yield_per=ROWS).execute(query, {"beyond": beyond}), 0
-    for row in found:
+    total = 0
+    for row in chain.from_iterable(stream(connection, query, {"beyond": beyond})[1]):
         # A sum of hashes: equal rows do not cancel each other out, as they would in an exclusive or.
         total += int.from_bytes(hashlib.sha256(repr(tuple(row)).encode()).digest())
     return f"{total % (1 << 256):064x}"

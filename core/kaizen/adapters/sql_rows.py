@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +59,16 @@ def source_of(select: str) -> str:
     """A table or a query, for the FROM of a statement."""
     text = select.strip().rstrip(";")
     return f"({text}) AS delivered" if " " in text else text
+
+
+def stream(
+    connection: sa.Connection, statement: sa.TextClause, values: Mapping[str, Any]
+) -> tuple[list[str], Iterator[Sequence[Sequence[Any]]]]:
+    """The names of a statement's columns, and its rows, ``ROWS`` at a time as the database sends them."""
+    options = connection.execution_options(stream_results=True, max_row_buffer=ROWS)
+    found = options.execute(statement, values)
+    # Without a number they would come one by one.
+    return list(found.keys()), found.partitions(ROWS)
 
 
 def to_batch(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pa.RecordBatch:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from kaizen.adapters.landing import Cut, by_time, with_time
 from kaizen.adapters.readers import choose
 from kaizen.adapters.schemas import conform
-from kaizen.adapters.sql_rows import ROWS, no_rows, reading, source_of, to_batch
+from kaizen.adapters.sql_rows import no_rows, reading, source_of, stream, to_batch
 from kaizen.adapters.watermarks import parse, text_of
 from kaizen.calendar import bounds
 from kaizen.canonical import digest
@@ -94,8 +94,7 @@ class PartitionsItem:
             names = list(connection.execute(sa.text(f"SELECT * FROM {self._source} WHERE 1 = 0")).keys())  # noqa: S608
             chosen, first, given = choose(names, wanted), 1, False
             is_wanted, statement, values = self._statement(connection, names, wanted)
-            found = connection.execution_options(yield_per=ROWS).execute(statement, values)
-            for rows in found.partitions():
+            for rows in stream(connection, statement, values)[1]:
                 batch = conform(to_batch(names, rows).select(chosen), wanted, first)
                 for part in self._parts(batch, wanted, first, is_wanted):
                     yield part
@@ -164,17 +163,17 @@ class PartitionsItem:
         query = sa.select(column).select_from(sa.text(self._source)).where(column.is_not(None)).limit(1)
         return connection.execute(query).scalar()
 
-    def _beyond(self, connection: sa.Connection, column: str) -> sa.CursorResult[Any]:
+    def _beyond(self, connection: sa.Connection, column: str) -> Iterator[Sequence[Sequence[Any]]]:
         """The values of a column in rows beyond the watermark."""
         name, watermark = self._quote(column), self._quote(self.table.watermark)
         query = sa.text(f"SELECT DISTINCT {name} FROM {self._source} WHERE {watermark} > :low")  # noqa: S608
-        return connection.execution_options(yield_per=ROWS).execute(query, {"low": self.low})
+        return stream(connection, query, {"low": self.low})[1]
 
     def _touched(self, connection: sa.Connection, wanted: Wanted) -> tuple[set[str], Any]:
         """The partitions that rows beyond the watermark lie in, and one of their times."""
         touched: set[str] = set()
         sample, first = None, 1
-        for rows in self._beyond(connection, self._whole.time).partitions():
+        for rows in self._beyond(connection, self._whole.time):
             sample = next((time for (time,) in rows if time is not None), sample)
             times = with_time(to_batch([self._whole.time], rows), self._whole.time, wanted, first)
             touched.update(partition for partition, _ in self._cut(times))
@@ -183,7 +182,7 @@ class PartitionsItem:
 
     def _with_keys(self, connection: sa.Connection) -> tuple[list[str], dict[str, Any]]:
         """The condition for the partitions, of a table that is cut by a column."""
-        found = [value for (value,) in self._beyond(connection, self.table.key_column)]
+        found = [value for rows in self._beyond(connection, self.table.key_column) for (value,) in rows]
         if not found or len(found) > _MANY or None in found:
             return [], {}
         values = {f"key{number}": value for number, value in enumerate(found)}
