@@ -132,13 +132,8 @@ class PartitionsItem:
         is_wanted, conditions, values = self._reach(connection, wanted)
         if self.table.on_change == "append":
             # What is beyond is for the next delivery: were it here, it would be added twice.
-            conditions, values = (
-                [*conditions, f"{self._quote(self.table.watermark)} <= :high"],
-                {
-                    **values,
-                    "high": self.high,
-                },
-            )
+            conditions = [*conditions, f"{self._quote(self.table.watermark)} <= :high"]
+            values = {**values, "high": self.high}
         order = [n for n in dict.fromkeys([self.table.watermark, self._whole.time, *self._whole.keys]) if n in names]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         query = f"SELECT * FROM {self._source}{where} ORDER BY {', '.join(map(self._quote, order))}"  # noqa: S608
