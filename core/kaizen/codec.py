@@ -13,6 +13,7 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -39,6 +40,11 @@ class DecodeError(ValueError):
     def __init__(self, path: str, what: str, value: Any, limit: str, hint: str = "") -> None:
         super().__init__(f"{path}: {what}")
         self.path, self.what, self.value, self.limit, self.hint = path, what, value, limit, hint
+
+    def below(self, key: str) -> DecodeError:
+        """The same error, as the container has it that found it under ``key``."""
+        dot = "." if key and self.path and not self.path.startswith("[") else ""
+        return DecodeError(f"{key}{dot}{self.path}", self.what, self.value, self.limit, self.hint)
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -84,99 +90,139 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def decode(kind: type[T], value: Any, path: str = "") -> T:
     """``value`` (JSON values) as an instance of ``kind``; raises ``DecodeError`` at the first thing undeclared."""
-    return typing.cast(T, _decode(kind, value, path))
+    try:
+        return typing.cast(T, _decoder(typing.cast(Any, kind))(value))
+    except DecodeError as error:
+        raise error.below(path) from None
 
 
-def _decode(kind: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(kind)
+_Decode = Callable[[Any], Any]
+"""Turns a JSON value into what was declared; the path of its ``DecodeError`` starts at that value."""
+
+
+@functools.cache
+def _decoder(kind: Any) -> _Decode:
+    """Types are looked into once: thousands of records are read of each."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
-        return value
+        return lambda value: value
     if origin in (typing.Union, types.UnionType):
-        return _decode_union(typing.get_args(kind), value, path)
+        return _union(inner)
     if origin is typing.Literal:
-        return _decode_literal(typing.get_args(kind), value, path)
+        return _literal(inner)
     if origin is tuple:
-        return _decode_tuple(typing.get_args(kind)[0], value, path)
+        return _tuple(_decoder(inner[0]))
     if origin is dict:
-        return _decode_dict(typing.get_args(kind)[1], value, path)
+        return _dict(_decoder(inner[1]))
     if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, path)
-    return _decode_scalar(kind, value, path)
+        return functools.partial(_decode_dataclass, kind)
+    return _scalar(kind)
 
 
-def _decode_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    others = [k for k in kinds if k is not type(None)]
-    for kind in others[:-1]:
-        try:
-            return _decode(kind, value, path)
-        except DecodeError:
-            continue
-    return _decode(others[-1], value, path)
+def _union(kinds: tuple[Any, ...]) -> _Decode:
+    *others, last = (_decoder(kind) for kind in kinds if kind is not type(None))
+    optional = type(None) in kinds
+
+    def decode_union(value: Any) -> Any:
+        if value is None and optional:
+            return None
+        for other in others:
+            try:
+                return other(value)
+            except DecodeError:
+                continue
+        return last(value)
+
+    return decode_union
 
 
-def _decode_literal(choices: tuple[Any, ...], value: Any, path: str) -> Any:
-    # 1 == True in Python, so the type is compared as well.
-    if any(value == c and type(value) is type(c) for c in choices):
-        return value
-    hint = nearest(value, [str(c) for c in choices]) if isinstance(value, str) else ""
-    raise DecodeError(path, "unknown value", value, "one of " + ", ".join(map(str, choices)), hint)
+def _literal(choices: tuple[Any, ...]) -> _Decode:
+    def decode_literal(value: Any) -> Any:
+        # 1 == True in Python, so the type is compared as well.
+        if any(value == c and type(value) is type(c) for c in choices):
+            return value
+        hint = nearest(value, [str(c) for c in choices]) if isinstance(value, str) else ""
+        raise DecodeError("", "unknown value", value, "one of " + ", ".join(map(str, choices)), hint)
+
+    return decode_literal
 
 
-def _decode_tuple(item: Any, value: Any, path: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise DecodeError(path, "wrong type", _shown(value), "a list")
-    return tuple(_decode(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+def _tuple(item: _Decode) -> _Decode:
+    def decode_tuple(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise DecodeError("", "wrong type", _shown(value), "a list")
+        return tuple(_inside(item, v, f"[{i}]") for i, v in enumerate(value))
+
+    return decode_tuple
 
 
-def _decode_dict(item: Any, value: Any, path: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise DecodeError(path, "wrong type", _shown(value), "a mapping with text keys")
-    return {k: _decode(item, v, _join(path, k)) for k, v in value.items()}
+def _dict(item: _Decode) -> _Decode:
+    def decode_dict(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+            raise DecodeError("", "wrong type", _shown(value), "a mapping with text keys")
+        return {k: _inside(item, v, k) for k, v in value.items()}
+
+    return decode_dict
 
 
-def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
+def _inside(decoder: _Decode, value: Any, key: str) -> Any:
+    try:
+        return decoder(value)
+    except DecodeError as error:
+        raise error.below(key) from None
+
+
+def _decode_dataclass(kind: Any, value: Any) -> Any:
     if not isinstance(value, dict):
-        raise DecodeError(path, "wrong type", _shown(value), "a mapping")
-    hints = _hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+        raise DecodeError("", "wrong type", _shown(value), "a mapping")
+    decoders, required = _fields(kind)
     for key in value:
-        if key not in fields:
-            raise DecodeError(
-                _join(path, str(key)), "unknown key", key, "one of " + ", ".join(fields), nearest(str(key), fields)
-            )
-    found = {name: _decode(hints[name], value[name], _join(path, name)) for name in fields if name in value}
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in found:
-            raise DecodeError(_join(path, name), "missing key", None, f"{name} is required")
+        if key not in decoders:
+            limit, hint = "one of " + ", ".join(decoders), nearest(str(key), decoders)
+            raise DecodeError(str(key), "unknown key", key, limit, hint)
+    found = {name: _inside(decoder, value[name], name) for name, decoder in decoders.items() if name in value}
+    for name in required:
+        if name not in found:
+            raise DecodeError(name, "missing key", None, f"{name} is required")
     return kind(**found)
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _fields(kind: Any) -> tuple[dict[str, _Decode], tuple[str, ...]]:
+    """The decoders of a dataclass's fields, and the names of those without a default."""
+    hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    required = [f.name for f in fields if f.default is missing and f.default_factory is missing]
+    return {f.name: _decoder(hints[f.name]) for f in fields}, tuple(required)
 
 
-def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
+def _scalar(kind: Any) -> _Decode:
     if kind is timedelta:
-        try:
-            return parse_duration(value)
-        except (TypeError, ValueError):
-            raise DecodeError(
-                path, "not a duration", _shown(value), 'a number with a unit: "90s", "15m", "2h", "7d"'
-            ) from None
-    if kind is float and type(value) in (int, float) and abs(value) <= _MAX_FLOAT:
+        return _decode_duration
+    if kind is float:
+        return _decode_float
+    name = {str: "text", int: "a whole number", bool: "true or false"}[kind]
+
+    def decode_scalar(value: Any) -> Any:
+        if type(value) is kind:
+            return value
+        raise DecodeError("", "wrong type", _shown(value), name)
+
+    return decode_scalar
+
+
+def _decode_float(value: Any) -> float:
+    if type(value) in (int, float) and abs(value) <= _MAX_FLOAT:
         return float(value)
-    if kind in (str, int, bool) and type(value) is kind:
-        return value
-    names = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
-    raise DecodeError(path, "wrong type", _shown(value), names[kind])
+    raise DecodeError("", "wrong type", _shown(value), "a finite number")
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+def _decode_duration(value: Any) -> timedelta:
+    try:
+        return parse_duration(value)
+    except (TypeError, ValueError):
+        limit = 'a number with a unit: "90s", "15m", "2h", "7d"'
+        raise DecodeError("", "not a duration", _shown(value), limit) from None
 
 
 def _shown(value: Any) -> str:

@@ -110,7 +110,7 @@ def _about(facts: Facts) -> Markup:
 def _numbers(facts: Facts, found: DataProfile) -> Markup:
     shown = [
         (f"{facts['rows']:,}", "rows", f"{facts['quarantined']:,} of them quarantined" if facts["quarantined"] else ""),
-        (f"{facts['partitions']:,}", "partitions", f"{facts['oldest']} to {facts['newest']}"),
+        (f"{facts['partitions']:,}", "partitions", reach(facts)),
         (f"{len(found.columns)}", "columns", f"{len(facts['private'])} of them masked" if facts["private"] else ""),
         (human_size(facts["size"]), "stored", f"{facts['versions']} versions since {facts['since'][:10]}"),
     ]
@@ -198,9 +198,9 @@ def _distinct(column: ColumnProfile) -> str:
 
 
 def _trend(table: TablePage, column: ColumnProfile) -> Markup:
-    """How the column went over the last partitions: its mean, and its gaps if it has any."""
+    """How the column went over the last partitions: its mean, and its gaps if it has any. Only times have a course."""
     same = [_of(p, column.column) for p in table.profiles.values()]
-    if len(same) < 2:
+    if len(same) < 2 or not table.facts["timed"]:
         return tag("div", "")
     parts = []
     if column.mean is not None:
@@ -296,6 +296,13 @@ def _change_cells(table: TablePage, drift: FeatureDrift) -> list[str]:
         *means,
         *medians,
     ]
+
+
+def reach(facts: Facts) -> str:
+    """From which partition to which a table goes; of those that are no times, which came last."""
+    if facts["partitions"] < 2:
+        return str(facts["newest"])
+    return f"{facts['oldest']} to {facts['newest']}" if facts["timed"] else f"{facts['newest']} came last"
 
 
 def kept_for(retention: str) -> str:

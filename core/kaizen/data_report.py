@@ -8,7 +8,7 @@ from pathlib import Path
 from kaizen import data_page
 from kaizen.data_page import TablePage
 from kaizen.errors import UsageError
-from kaizen.explore import History, Landed, find_version, history, newest_of, previous, show
+from kaizen.explore import History, Landed, find_version, history, previous, show
 from kaizen.loop import Loop
 from kaizen.profiling import drift, profile, target_profile, warnings
 from kaizen.records import TargetProfile
@@ -44,12 +44,12 @@ def page_path(loop: Loop, table: str = "") -> Path:
 
 def table_page(loop: Loop, table: str, partition: str = "") -> TablePage:
     """What there is to see of a table, looked at from its newest version or from ``partition``."""
-    versions = history(loop, table)
-    chosen = find_version(loop, f"{table}/{partition}") if partition else newest_of(versions, table)
-    before = previous(versions, chosen)
+    versions, timed = history(loop, table), loop.spec.data.tables[table].timed
+    chosen = find_version(loop, f"{table}/{partition}" if partition else table)
+    before = previous(versions, chosen, timed=timed)
     found = profile(loop, chosen.version)
     target = _target(loop, table, chosen, named=bool(partition))
-    last = _last(versions, chosen)
+    last = _last(versions, chosen, timed=timed)
     profiles = {each.version.partition: profile(loop, each.version) for each in last}
     return TablePage(
         facts=show(loop, table),
@@ -58,15 +58,17 @@ def table_page(loop: Loop, table: str, partition: str = "") -> TablePage:
         before=profile(loop, before.version) if before else None,
         changes=drift(loop, before.version, chosen.version) if before else (),
         profiles=profiles,
-        drifts={b.version.partition: drift(loop, a.version, b.version) for a, b in pairwise(last)},
+        drifts={b.version.partition: drift(loop, a.version, b.version) for a, b in pairwise(last) if timed},
         target=target,
         warnings=warnings(found, target, list(profiles.values())),
     )
 
 
-def _last(versions: History, chosen: Landed) -> list[Landed]:
-    """The newest versions of the partitions up to the one looked at."""
-    names = [name for name in versions if name <= chosen.version.partition][-PARTITIONS:]
+def _last(versions: History, chosen: Landed, *, timed: bool) -> list[Landed]:
+    """The newest versions of the partitions up to the one looked at; of those that are no times, of any."""
+    own = chosen.version.partition
+    names = [name for name in versions if not timed or name <= own]
+    names = names[-PARTITIONS:] if own in names[-PARTITIONS:] else [own, *names[1 - PARTITIONS :]]
     return [chosen if name == chosen.version.partition else versions[name][-1] for name in names]
 
 

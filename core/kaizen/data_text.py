@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kaizen.data_page import human_size, kept_for
+from kaizen.data_page import human_size, kept_for, reach
 from kaizen.data_pictures import short
 from kaizen.svg import clip, number
 
@@ -24,7 +24,7 @@ def tables(facts: Facts) -> str:
         [
             t["table"],
             f"{t['rows']:,}",
-            f"{t['oldest']} to {t['newest']}" if t["partitions"] > 1 else t["newest"] or "none yet",
+            reach(t) or "none yet",
             levels(t["bars"]),
             human_size(t["size"]),
             f"{t['quarantined']:,}",

@@ -61,10 +61,9 @@ def _show(loop: Loop, report: EvaluationReport, turn: str) -> None:
 
 
 def _inputs_of_gate(loop: Loop, examples: TrainingSet) -> tuple[Input, ...]:
-    """The partitions that reach into the gate's window, what its rows may know of, and the tables that are not cut."""
-    start, zone = datetime.fromisoformat(examples.gate.start or ""), loop.spec.timezone
-    whole = {name for name, table in loop.spec.data.tables.items() if not table.timed or table.asof}
-    return tuple(i for i in examples.inputs if i.table in whole or bounds(i.partition, zone)[1] > start)
+    """The partitions that reach into the gate's window, and what its rows may know of."""
+    start, zone, tables = datetime.fromisoformat(examples.gate.start or ""), loop.spec.timezone, loop.spec.data.tables
+    return tuple(i for i in examples.inputs if tables[i.table].serves_any or bounds(i.partition, zone)[1] > start)
 
 
 def _earlier(loop: Loop, candidate: TrainedModel, turn: str) -> EvaluationReport | None:

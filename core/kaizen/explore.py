@@ -88,8 +88,11 @@ def show(loop: Loop, table: str = "", partition: str = "") -> Facts:
 
 
 def table_facts(loop: Loop, table: str) -> Facts:
-    """What the spec says of a table, and what its newest versions come to."""
-    versions = history(loop, table)
+    """What the spec says of a table, and what its newest versions come to.
+
+    Partitions that are no times have no oldest one; the newest is the one that came last.
+    """
+    versions, timed = history(loop, table), loop.spec.data.tables[table].timed
     parts = _parts(loop, table, versions)
     about = describe(loop.spec, table)
     columns = {**about.get("columns", {}), **(_entry(loop, newest_of(versions))["columns"] if versions else {})}
@@ -99,8 +102,9 @@ def table_facts(loop: Loop, table: str) -> Facts:
         "partitions": len(parts),
         "bars": [p["rows"] for p in parts],
         "versions": sum(map(len, versions.values())),
-        "oldest": next(iter(versions), ""),
-        "newest": next(reversed(versions), ""),
+        "timed": timed,
+        "oldest": next(iter(versions), "") if timed else "",
+        "newest": newest_of(versions, timed=timed).version.partition if versions else "",
         "rows": sum(p["rows"] for p in parts),
         "size": sum(p["size"] for p in parts),
         "quarantined": sum(p["quarantined"] for p in parts),
@@ -185,7 +189,7 @@ def find_version(loop: Loop, text: str, table: str = "") -> Landed:
         versions = history(loop, first)
         if rest and rest not in versions:
             raise _no_partition(first, rest, list(versions))
-        return versions[rest][-1] if rest else newest_of(versions, first)
+        return versions[rest][-1] if rest else newest_of(versions, first, timed=loop.spec.data.tables[first].timed)
     everything = {name: history(loop, name) for name in loop.spec.data.tables}
     if table and text in everything[table]:
         return everything[table][text][-1]
@@ -201,7 +205,8 @@ def find_pair(loop: Loop, first: str, second: str | None) -> tuple[Landed, Lande
     one = find_version(loop, first)
     if second:
         return one, find_version(loop, second, one.version.table)
-    before = previous(history(loop, one.version.table), one)
+    table = one.version.table
+    before = previous(history(loop, table), one, timed=loop.spec.data.tables[table].timed)
     if before is None:
         raise UsageError(
             "KZ281",
@@ -214,21 +219,28 @@ def find_pair(loop: Loop, first: str, second: str | None) -> tuple[Landed, Lande
     return before, one
 
 
-def previous(versions: History, landed: Landed) -> Landed | None:
-    """What a version is compared with: the one before it of its partition, else the partition before it."""
+def previous(versions: History, landed: Landed, *, timed: bool) -> Landed | None:
+    """What a version is compared with: the one before it of its partition, else the partition before it in time.
+
+    Of partitions that are no times none comes before another: two countries, or two files, differ without a change.
+    """
     chain = versions[landed.version.partition]
     at = next(i for i, each in enumerate(chain) if each.position == landed.position)
     if at:
         return chain[at - 1]
-    earlier = [name for name in versions if name < landed.version.partition]
+    earlier = [name for name in versions if timed and name < landed.version.partition]
     return versions[earlier[-1]][-1] if earlier else None
 
 
-def newest_of(versions: History, table: str = "") -> Landed:
-    """The newest version of the last partition. Raises ``UsageError`` (KZ278) if there is none."""
+def newest_of(versions: History, table: str = "", *, timed: bool = True) -> Landed:
+    """The newest version of the last partition, or, of those that are no times, the one that came last.
+
+    Raises ``UsageError`` (KZ278) if there is none.
+    """
     if not versions:
         raise _no_partition(table, "", [])
-    return versions[next(reversed(versions))][-1]
+    newest = [chain[-1] for chain in versions.values()]
+    return newest[-1] if timed else max(newest, key=lambda landed: landed.position)
 
 
 def _by_digest(everything: dict[str, History], text: str) -> list[Landed]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -29,19 +32,21 @@ from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
-from kaizen.sources import FileItem, Item, Wanted, Whence, Whole, changed, find_items, format_of
+from kaizen.sources import FileItem, Item, Wanted, Whence, Whole, find_items, format_of
 from kaizen.spec import Spec, TableSpec
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
     from kaizen.adapters.door import Door, Earlier
-    from kaizen.adapters.landing import Cut, Draft, Rows
+    from kaizen.adapters.landing import Cut, Draft, Original, Rows
     from kaizen.adapters.masking import Mask
 
 WHOLE = "all"
 """The partition of a table that is not cut."""
-_TOGETHER = (64, 256 << 20)
+_TOGETHER = (256, 256 << 20)
 """Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
+_SMALL = 64 << 20
+"""Bytes of a file that is read while another one is still held."""
 _MANY_ROWS = 2_000_000
 """So many rows are worth a word on the way."""
 _PATIENCE = 20
@@ -105,6 +110,17 @@ def has_landed(loop: Loop) -> bool:
 
 
 @dataclass
+class _Brought:
+    """A delivery that was read, in a folder of its own; ``read`` is None if it was taken before."""
+
+    item: Item
+    folder: Path
+    expected: tuple[dict[str, str], tuple[str, ...]]
+    identity: str
+    read: tuple[Rows, Door] | None = None
+
+
+@dataclass
 class _Landed:
     """A delivery on its way: its rows are in the store, nobody knows of them yet."""
 
@@ -130,13 +146,31 @@ class _NewVersion:
 
 @dataclass
 class _Known:
-    """What is there of a table: the newest version of each partition and its position, and what was refused."""
+    """What is there of a table: the newest version of each partition and its position, and what was refused.
+
+    ``types`` and ``order`` of its columns are as if what waits were there already: together is as one by one. The order
+    is that of ``newest``, the last partition by name.
+    """
 
     versions: dict[str, DataVersion]
     positions: dict[str, int]
     refused: set[str]
     types: dict[str, str]
     order: tuple[str, ...]
+    newest: str
+
+    def learn(self, partition: str, columns: Mapping[str, str], given: Mapping[str, str]) -> None:
+        """Hold the next delivery against this one. ``given``: the types that the spec says."""
+        from kaizen.adapters.schemas import merge_types
+
+        self.types = merge_types([self.types, columns]) | dict(given)
+        if partition >= self.newest:
+            self.newest, self.order = partition, tuple(columns)
+
+    @property
+    def expected(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Types and order of the columns of the next delivery."""
+        return self.types, self.order
 
 
 @contextmanager
@@ -164,6 +198,8 @@ class _Taking:
     """By table: what was there when this call last looked. Whoever was faster since makes the append refuse."""
     earlier: dict[str, Earlier] = field(default_factory=dict)
     """By table: what this call has seen of it."""
+    landed: set[str] = field(default_factory=set)
+    """Keys of the deliveries that this call has landed."""
 
     # What there is to take.
 
@@ -222,9 +258,12 @@ class _Taking:
         found = item.identity(scratch or self.loop.home)
         if scratch is None:
             self.identities[label, stamp] = found
-        if found and item.settled():
-            self.seen.keep(label, stamp, found)
+        self._keep_identity(label, stamp, item, found)
         return found
+
+    def _keep_identity(self, label: str, stamp: str, item: Item, identity: str) -> None:
+        if identity and item.settled():
+            self.seen.keep(label, stamp, identity)
 
     def _key_of(self, name: str, identity: str) -> str:
         return f"{name}/{identity}/{self.span.key}" if identity else ""
@@ -241,14 +280,15 @@ class _Taking:
         loop = self.loop
         heads = loop.ledger.heads(loop.name, prefix=(prefix := f"data/{name}/"))
         versions = {subject.removeprefix(prefix): DataVersion.from_json(e.payload) for subject, e in heads.items()}
-        newest = versions[max(versions)] if versions else None
+        newest = max(versions, default="")
         reports = loop.heads(ValidationReport, f"validation/{name}/")
         return _Known(
             versions,
             {subject.removeprefix(prefix): event.subject_seq for subject, event in heads.items()},
             {r.data for r in reports.values() if r.verdict == "refused"},
             merge_types(v.columns for v in versions.values()) | dict(loop.spec.data.tables[name].types),
-            column_order(loop.store.file_path(split_address(newest.address)[1])) if newest else (),
+            column_order(loop.store.file_path(split_address(versions[newest].address)[1])) if newest else (),
+            newest,
         )
 
     # Taking it.
@@ -267,28 +307,44 @@ class _Taking:
         # A remote that cannot be written is found out before anything is kept.
         self.loop.data.probe()
         try:
-            for number, item in enumerate(items):
-                if not self._claim(name, item, wait=False):
-                    postponed.append(item)
-                    continue
-                if number and number % 100 == 0:
-                    self.tell(f"{name}: {number} of {len(items)} deliveries")
-                landed = self._land(name, item, waiting, versions)
-                if landed:
-                    waiting.append(landed)
-                else:
-                    self._release(name, item)
-                if self._is_full(waiting):
-                    versions += self._finish(name, waiting)
+            with closing(self._bring_all(name, items, postponed)) as all_brought:
+                for number, brought in enumerate(all_brought):
+                    if number and number % 100 == 0:
+                        self.tell(f"{name}: {number} of {len(items)} deliveries")
+                    landed = self._land(name, brought, waiting, versions)
+                    shutil.rmtree(brought.folder, ignore_errors=True)
+                    if landed:
+                        waiting.append(landed)
+                    else:
+                        self._release(name, brought.item)
+                    if self._is_full(waiting):
+                        versions += self._finish(name, waiting)
         finally:
             # Also before a refusal goes up: what came before it stays taken.
             versions += self._finish(name, waiting)
         for item in postponed:
             self._claim(name, item, wait=True)
-            if landed := self._land(name, item, [], versions):
-                versions += self._finish(name, [landed])
+            versions += self._take_one(name, item)
             self._release(name, item)
         return versions
+
+    def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
+        """Those that nobody else is at, read; a small file while the one before it is looked at."""
+        with self.loop.store.scratch() as scratch, ThreadPoolExecutor(1) as beside:
+            coming: list[Future[_Brought]] = []
+            for item in items:
+                if not self._claim(name, item, wait=False):
+                    postponed.append(item)
+                    continue
+                small = _is_small(item)
+                if small:
+                    coming.append(beside.submit(self._bring, name, item, scratch))
+                while len(coming) > small:
+                    yield coming.pop(0).result()
+                if not small:
+                    yield self._bring(name, item, scratch)
+            for future in coming:
+                yield future.result()
 
     def _is_full(self, waiting: Sequence[_Landed]) -> bool:
         count, size = _TOGETHER
@@ -306,39 +362,62 @@ class _Taking:
     def _release(self, name: str, item: Item) -> None:
         fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, _place_of(name, item))
 
-    def _land(self, name: str, item: Item, waiting: list[_Landed], versions: list[DataVersion]) -> _Landed | None:
-        """Read, check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+    def _take_one(self, name: str, item: Item, attempt: int = 1) -> list[DataVersion]:
+        """Take an item by itself."""
+        with self.loop.store.scratch() as scratch:
+            landed = self._land(name, self._bring(name, item, scratch), [], [])
+        return self._finish(name, [landed], attempt) if landed else []
+
+    def _bring(self, name: str, item: Item, scratch: Path) -> _Brought:
+        """Copy, hash and read a delivery, unless it was taken before."""
         from kaizen.adapters.door import nothing_quoted
 
-        with self.loop.store.scratch() as folder:
-            here = isinstance(item, FileItem)
-            identity = self._identity(name, item, None if here else folder)
-            if identity and self.loop.find(Delivery, self._key_of(name, identity)):
+        folder, known = Path(tempfile.mkdtemp(dir=scratch)), self._known(name)
+        expected = known.expected
+        identity, original = self._take_bytes(name, item, folder)
+        brought = _Brought(item, folder, expected, identity)
+        if identity and self.loop.find(Delivery, self._key_of(name, identity)):
+            return brought
+        with nothing_quoted(self.loop.spec, item.where):
+            brought.read = self._read(name, item, known, folder, original, digest=not identity)
+        if identity and not original:
+            item.refuse_changed(identity)
+        fault_point("ingest.after_read")
+        return brought
+
+    def _land(
+        self, name: str, brought: _Brought, waiting: list[_Landed], versions: list[DataVersion]
+    ) -> _Landed | None:
+        """Check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+        if brought.read and brought.expected != self._known(name).expected:
+            # The one before it has changed what is expected of it.
+            brought = self._bring(name, brought.item, brought.folder)
+        if not brought.read:
+            return None
+        item, identity, (rows, door) = brought.item, brought.identity, brought.read
+        if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
+            versions += self._finish(name, waiting)
+        drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
+        self._check(name, item.where, rows, drafts)
+        if not identity:
+            identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
+            if self.loop.find(Delivery, self._key_of(name, identity)):
                 return None
-            with nothing_quoted(self.loop.spec, item.where):
-                rows, door = self._read(name, item, self._known(name), folder, digest=not identity)
-            if identity and not rows.is_original:
-                item.refuse_changed(identity)
-            fault_point("ingest.after_read")
-            if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
-                versions += self._finish(name, waiting)
-            drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
-            if identity and rows.is_original and (found := [d.sha256 for d in drafts.values()]) != [identity]:
-                raise changed(item.where, f"sha256 {identity}, then {', '.join(found)}")
-            self._check(name, item.where, rows, drafts)
-            if not identity:
-                identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
-                if self.loop.find(Delivery, self._key_of(name, identity)):
-                    return None
-            source = Source(item.name, identity)
-            landed = _Landed(item, self._key_of(name, identity), source, tuple(drafts), door.said)
-            try:
-                landed.versions |= self._new_versions(name, landed, rows, drafts, self._known(name))
-            except DataRefused:
-                if self.loop.find(Delivery, landed.key):
-                    # Another machine took it meanwhile: what is there already are these very rows.
-                    return None
-                raise
+        key = self._key_of(name, identity)
+        if key in self.landed:
+            self.tell(f"{item.where}: not taken, the same as a file before it")
+            return None
+        landed = _Landed(item, key, Source(item.name, identity), tuple(drafts), door.said)
+        try:
+            landed.versions |= self._new_versions(name, landed, rows, drafts, self._known(name))
+        except DataRefused:
+            if self.loop.find(Delivery, landed.key):
+                # Another machine took it meanwhile: what is there already are these very rows.
+                return None
+            raise
+        self.landed.add(key)
+        for partition, new in landed.versions.items():
+            self._known(name).learn(partition, new.draft.columns, self.loop.spec.data.tables[name].types)
         fault_point("ingest.after_publish")
         return landed
 
@@ -348,18 +427,25 @@ class _Taking:
 
         return mask_of(self.loop)
 
-    def _read(self, name: str, item: Item, known: _Known, folder: Path, *, digest: bool) -> tuple[Rows, Door]:
-        """The delivery's rows by partition, in the columns and types that the table has; the door they came through.
+    def _take_bytes(self, name: str, item: Item, folder: Path) -> tuple[str, Original | None]:
+        """A delivery's identity, "" if only its rows tell; and its copy in ``folder``, if it is kept as it is."""
+        from kaizen.adapters.landing import take_as_it_is
 
-        Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
-        """
-        from kaizen.adapters.door import Door, Earlier
-        from kaizen.adapters.landing import Cutter, as_it_is, with_time
+        here, wanted = isinstance(item, FileItem), self._wanted(name, item)
+        # What is elsewhere is fetched, and hashed on the way; what is here, when it is copied, if it is.
+        identity = "" if here else self._identity(name, item, folder)
+        partition = _single_partition(self.loop.spec.data.tables[name], item)
+        stamp = item.stamp()
+        path = item.original() if partition and format_of(item.where, wanted.format) == "parquet" else None
+        original = take_as_it_is(path, partition, wanted, folder) if path else None
+        if here and original:
+            self._keep_identity(f"{name}/{item.where}", stamp, item, original.sha256)
+            return original.sha256, original
+        return (self._identity(name, item, None) if here else identity), original
 
-        spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        earlier = self.earlier.setdefault(name, Earlier())
-        door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
-        wanted = Wanted(
+    def _wanted(self, name: str, item: Item) -> Wanted:
+        spec, table, known = self.loop.spec, self.loop.spec.data.tables[name], self._known(name)
+        return Wanted(
             item.where,
             table.columns,
             _needed_columns(self.loop, name),
@@ -370,12 +456,25 @@ class _Taking:
             encoding=table.encoding,
             max_expanded=parse_size(table.max_expanded),
         )
-        single = _single_partition(table, item)
-        original = item.original() if single and format_of(item.where, wanted.format) == "parquet" else None
-        if original and (found := as_it_is(original, single, wanted, folder)):
-            self._check_columns(name, item.where, door.names(found.columns), known)
-            if door.lets_pass(original, found.columns):
-                return found, door
+
+    def _read(
+        self, name: str, item: Item, known: _Known, folder: Path, original: Original | None, *, digest: bool
+    ) -> tuple[Rows, Door]:
+        """The delivery's rows by partition, in the columns and types that the table has; the door they came through.
+
+        Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
+        """
+        from kaizen.adapters.door import Door, Earlier
+        from kaizen.adapters.landing import Cutter, with_time
+
+        spec, table, wanted = self.loop.spec, self.loop.spec.data.tables[name], self._wanted(name, item)
+        earlier = self.earlier.setdefault(name, Earlier())
+        door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
+        if original:
+            self._check_columns(name, item.where, door.names(original.columns), known)
+            original.read(door.look)
+            door.close()
+            return original, door
         cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
         for batch in item.batches(wanted):
             if first == 1:
@@ -526,8 +625,10 @@ class _Taking:
         landed, waiting[:] = list(waiting), []
         if not landed:
             return []
-        self.known.pop(name, None)
-        pointers = self._commit(name, landed)
+        with ThreadPoolExecutor(1) as beside:
+            kept = beside.submit(self.loop.store.sync, [v.address for each in landed for v in each.versions.values()])
+            pointers = self._commit(name, landed)
+            kept.result()
         made = {
             id(each): [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
             for each in landed
@@ -542,23 +643,25 @@ class _Taking:
             delivery = Delivery(name, each.source, each.partitions, each.item.watermark())
             events.append(self.loop.new_event(f"source/{name}", delivery, each.key, expect=self.marks.get(name)))
         try:
-            self.loop.ledger.append_all(self.loop.name, events)
+            appended = self.loop.ledger.append_all(self.loop.name, events)
         except (HeadMoved, KeyConflict):
+            self.known.pop(name, None)
+            self.landed -= {each.key for each in landed}
             if attempt == _PATIENCE:
                 raise
             if name in self.marks:
                 # Somebody else went on from the same watermark: what is new begins elsewhere now.
                 return self.take_all(name)
             # Somebody else came first to one of the partitions: each delivery is taken up again on what is there now.
-            return [version for each in landed for version in self._again(name, each.item, attempt)]
+            return [version for each in landed for version in self._take_one(name, each.item, attempt + 1)]
         fault_point("ingest.after_append")
+        positions = {event.subject: event.subject_seq for event in appended}
         for each in landed:
+            for version in made[id(each)]:
+                self._known(name).versions[version.partition] = version
+                self._known(name).positions[version.partition] = positions[f"data/{name}/{version.partition}"]
             self._release(name, each.item)
         return [version for each in landed for version in made[id(each)]]
-
-    def _again(self, name: str, item: Item, attempt: int) -> list[DataVersion]:
-        landed = self._land(name, item, [], [])
-        return self._finish(name, [landed], attempt + 1) if landed else []
 
     def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
         files = [
@@ -620,6 +723,14 @@ def _refuse_gone(gone: int, where: str) -> None:
         )
 
 
+def _is_small(item: Item) -> bool:
+    try:
+        return isinstance(item, FileItem) and item.path.stat().st_size <= _SMALL
+    except OSError:
+        # Whoever reads it says so.
+        return False
+
+
 def _place_of(name: str, item: Item) -> int:
     """The byte of the lock file that stands for an item."""
     return int.from_bytes(hashlib.sha256(f"{name}/{item.where}".encode()).digest()[:7])
@@ -656,7 +767,8 @@ def _cut(loop: Loop, name: str, item: Item) -> Cut:
 
 
 def _added(names: Sequence[str] | Mapping[str, str], known: _Known) -> list[str]:
-    return [name for name in names if name not in known.types] if known.versions else []
+    # Of a table's first delivery no column is new; later ones of the same call have its order.
+    return [name for name in names if name not in known.types] if known.versions or known.order else []
 
 
 def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:

@@ -44,21 +44,21 @@ def profile(loop: Loop, version: DataVersion) -> DataProfile:
 def drift(loop: Loop, before: DataVersion, after: DataVersion) -> tuple[FeatureDrift, ...]:
     """How far each column of ``after`` moved from ``before``, by the loop's own measure of drift.
 
-    Private columns and times are left out, and what ``monitor.drift.ignore`` names.
+    Private columns and times are left out, what ``monitor.drift.ignore`` names, and the column that tells partitions
+    apart: it is another one in another partition.
     """
     from kaizen.adapters.data_profiles import count_in, reference_profile
 
     reference = reference_profile(profile(loop, before))
-    private = _private(loop, before) | _private(loop, after)
-    shown = tuple(f for f in reference.features if f.feature not in private)
+    private, table = _private(loop, before) | _private(loop, after), loop.spec.data.tables[after.table]
+    shown = tuple(f for f in reference.features if f.feature not in private and f.feature != table.key_column)
 
     def make() -> Profile:
         return count_in(loop.store.file(after.address), replace(reference, features=shown))
 
-    current = _kept(loop, Profile, [before.address, after.address, private], make)
+    current = _kept(loop, Profile, [before.address, after.address, private, table.key_column], make)
     spec = loop.spec.monitor
-    cut = loop.spec.data.tables[after.table].partition or "month"
-    level = alarm_level(spec.false_alarms_per_year, LOOKS_PER_YEAR.get(cut, 12.0))
+    level = alarm_level(spec.false_alarms_per_year, LOOKS_PER_YEAR.get(table.partition or "", 12.0))
     return judge_drift(reference, current, spec, level)[1]
 
 

@@ -34,10 +34,10 @@ def publish_file(target: Path, write: Callable[[Path], object], *, mode: int = 0
     try:
         write(temporary)
         temporary.chmod(mode)
-        _sync(temporary)
+        sync(temporary)
         fault_point("publish.file.before_rename")
         temporary.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return target
@@ -65,10 +65,10 @@ def build_manifest(folder: Path) -> dict[str, Any]:
 def seal_folder(folder: Path, manifest: dict[str, Any]) -> None:
     """Make the files of ``manifest`` durable, and then write it beside them: what has it is whole."""
     for entry in manifest["files"]:
-        _sync(folder / entry["path"])
+        sync(folder / entry["path"])
     fault_point("publish.folder.before_manifest")
     publish_text(folder / MANIFEST, canonical_json(manifest))
-    _sync(folder)
+    sync(folder)
 
 
 def publish_folder(folder: Path, parent: Path) -> tuple[Path, str]:
@@ -97,7 +97,7 @@ def publish_folder(folder: Path, parent: Path) -> tuple[Path, str]:
         # Somebody published the same content in between: theirs is ours.
         verify_folder(target, identity)
         shutil.rmtree(folder)
-    _sync(parent)
+    sync(parent)
     return target, identity
 
 
@@ -130,7 +130,8 @@ def _refuse(code: str, what: str, path: Path, value: str | None, limit: str) -> 
     return IntegrityError(code, what, where=str(path), value=value, limit=limit, action=action)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what a file holds, or which names a folder has, outlast a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

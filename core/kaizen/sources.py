@@ -115,7 +115,7 @@ class Item(Protocol):
         ...
 
     def original(self) -> Path | None:
-        """A local file with the delivered bytes, if there is one. ``identity`` has been asked before."""
+        """A local file with the delivered bytes, if there is one. Of a source elsewhere, ``identity`` fetches it."""
         ...
 
     def watermark(self) -> str:
@@ -148,14 +148,14 @@ class FileItem:
             raise unreadable(self.where, error.strerror or str(error)) from error
 
     def identity(self, scratch: Path) -> str:
-        return stable_digest(self.path)
+        return stable_digests(self.path)["sha256"]
 
     def batches(self, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         found: Iterator[pa.RecordBatch] = _readers().read_file(self.path, wanted)
         return found
 
     def refuse_changed(self, identity: str) -> None:
-        found = stable_digest(self.path)
+        found = self.identity(self.path.parent)
         if found != identity:
             raise changed(str(self.path), f"sha256 {identity}, then {found}")
 
@@ -331,18 +331,21 @@ def _is_open_for_writing(path: Path) -> bool:
     return False
 
 
-def stable_digest(path: Path) -> str:
-    """sha256 of a file that nobody is writing. Raises ``DataRefused`` KZ406 if it changes meanwhile, KZ407."""
+def stable_digests(path: Path, *names: str, copy: Path | None = None) -> dict[str, str]:
+    """``file_digests`` of a file that nobody is writing. Raises ``DataRefused``: KZ406 it changes, KZ407."""
     try:
         before = path.stat()
-        size, digests = file_digests(path)
+        size, digests = file_digests(path, *names, copy=copy)
         fault_point("ingest.while_reading")
         after = path.stat()
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            # It is the copy that cannot be written.
+            raise
         raise unreadable(str(path), error.strerror or str(error)) from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != after.st_size:
         raise changed(str(path), f"{before.st_size} bytes, then {after.st_size}")
-    return digests["sha256"]
+    return digests
 
 
 def unreadable(where: str, value: str) -> DataRefused:

@@ -184,6 +184,11 @@ class TableSpec:
         return self.partition in TIMED
 
     @property
+    def serves_any(self) -> bool:
+        """Whether a row of any time may find something in any partition: not cut by time, or looked up as of one."""
+        return not self.timed or bool(self.asof)
+
+    @property
     def key_column(self) -> str:
         """The column that it is cut by, "" if it is cut otherwise."""
         return self.partition.removeprefix("by ") if self.partition and self.partition.startswith("by ") else ""

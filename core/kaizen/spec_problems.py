@@ -115,7 +115,18 @@ def _table_problems(spec: Spec) -> list[Problem]:
                 "give the others `join: [columns]`",
             )
         )
-    elif not tables[mains[0]].timed:
+    elif tables[mains[0]].partition == "file" or tables[mains[0]].key_column:
+        found.append(
+            Problem(
+                "KZ365",
+                "rows to predict that are not cut by time",
+                f"data.tables.{mains[0]}.partition",
+                tables[mains[0]].partition,
+                "day, month or year: what is scored, labelled and watched is a stretch of time",
+                "cut them by time; gates[].slices compares the values of a column",
+            )
+        )
+    elif not tables[mains[0]].partition:
         found.append(
             Problem(
                 "KZ305",

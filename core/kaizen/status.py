@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +17,8 @@ from kaizen.records import (
     TurnRecord,
     ValidationReport,
 )
+
+_TIME = re.compile(r"\d{4}(-\d\d){0,2}")
 
 
 def status(ledger: Ledger, loop: str, as_of: datetime | None = None) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def render(state: dict[str, Any]) -> str:
         lines.append(f"set aside {held['rows']} rows of {shown} by {', '.join(held['columns'])}: a floor only")
     for table, facts in state["data"].items():
         lines.append(
-            f"data      {table}: {facts['partitions']} partitions to {facts['newest']}, {facts['rows']} rows"
+            f"data      {table}: {facts['partitions']} partitions{_until(facts['newest'])}, {facts['rows']} rows"
             f", {facts['quarantined']} quarantined, {len(facts['refused'])} refused"
         )
         lines += [f"          refused {name}: {reason}" for name, reason in facts["refused"].items()]
@@ -63,6 +67,10 @@ def render(state: dict[str, Any]) -> str:
     if turn:
         lines.append(f"turn      {turn['turn']}: {turn['outcome']}")
     return "\n".join(lines)
+
+
+def _until(newest: str) -> str:
+    return f" to {newest}" if _TIME.fullmatch(newest) else ""
 
 
 def _acceptance(event: Event | None) -> dict[str, Any] | None:
@@ -94,6 +102,7 @@ def _champion(event: Event | None, ledger: Ledger, loop: str) -> dict[str, Any] 
 
 def _data(heads: dict[str, Event]) -> dict[str, Any]:
     tables: dict[str, dict[str, Any]] = {}
+    came: dict[str, dict[str, int]] = {}
     for subject, event in heads.items():
         area, _, name = subject.partition("/")
         table, _, partition = name.partition("/")
@@ -102,14 +111,21 @@ def _data(heads: dict[str, Event]) -> dict[str, Any]:
                 table, {"partitions": 0, "newest": "", "rows": 0, "quarantined": 0, "refused": {}}
             )
             facts["partitions"] += 1
-            facts["newest"] = max(facts["newest"], partition)
+            came.setdefault(table, {})[partition] = event.position
             facts["rows"] += event.payload["rows"]
         elif area == "validation":
             report = ValidationReport.from_json(event.payload)
             tables[table]["quarantined"] += report.quarantined_rows
             if report.verdict == "refused":
                 tables[table]["refused"][name] = report.reason
+    for table, partitions in came.items():
+        tables[table]["newest"] = _newest(partitions)
     return tables
+
+
+def _newest(came: Mapping[str, int]) -> str:
+    """The latest partition; of those that are no times, the one that came last. ``came``: positions by partition."""
+    return max(came) if all(map(_TIME.fullmatch, came)) else max(came, key=lambda partition: came[partition])
 
 
 def _health(heads: dict[str, Event]) -> dict[str, Any] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import uuid
 from datetime import UTC, datetime
 
+import dvc.api
 import pytest
 from tests.data_bench import FLIGHTS, WEATHER, Bench
 from tests.services import s3_server
@@ -66,7 +68,7 @@ def content_of(path):
     return Content(digests["md5"], size, digests["sha256"])
 
 
-@pytest.mark.parametrize("data", [b"", b"april", os.urandom(3_000_000)], ids=["empty", "small", "large"])
+@pytest.mark.parametrize("data", [b"", b"april", os.urandom(9_000_001)], ids=["empty", "small", "large"])
 def test_what_is_put_is_there_whole_and_can_be_fetched(place, tmp_path, data):
     source = tmp_path / "source"
     source.write_bytes(data)
@@ -106,11 +108,12 @@ def test_what_is_damaged_there_is_told_not_fetched_and_replaced(place, tmp_path,
     assert place.problem(content) == ""
 
 
-def test_a_source_that_changed_is_not_taken(place, tmp_path):
+@pytest.mark.parametrize("before", [b"", bytes(9_000_000)], ids=["small", "large"])
+def test_a_source_that_changed_is_not_taken(place, tmp_path, before):
     source = tmp_path / "source"
-    source.write_bytes(b"april")
+    source.write_bytes(before + b"april")
     content = content_of(source)
-    source.write_bytes(b"apriL")
+    source.write_bytes(before + b"apriL")
     with pytest.raises(IntegrityError) as refusal:
         place.put(content, source)
     assert refusal.value.code == "KZ642"
@@ -136,6 +139,50 @@ def test_a_bucket_holds_what_dvc_looks_for(lake, bucket, server):
     assert SECRET not in config
     assert lake.git("status", "--porcelain") == ""
     assert lake.repository.verify(print) == []
+
+
+def test_people_read_a_bucket_with_plain_dvc(lake, bucket, server, tmp_path, monkeypatch):
+    pointers = [lake.commit(FLIGHTS, content) for content in (b"april", b"april and more")]
+    lake.commit(WEATHER, b"rain")
+    clone = tmp_path / "clone"
+    lake.git("clone", "--quiet", str(lake.root), str(clone))
+    lake.dvc("fetch", "--quiet", root=clone)
+    assert lake.dvc("status", "--cloud", root=clone) == "Cache and remote 'store' are in sync."
+    lake.dvc("pull", "--quiet", root=clone)
+    assert [(clone / path).read_bytes() for path in (FLIGHTS, WEATHER)] == [b"april and more", b"rain"]
+    changes = json.loads(lake.dvc("diff", "--json", pointers[0].commit, pointers[1].commit, root=clone))
+    assert [entry["path"] for entry in changes["modified"]] == [FLIGHTS]
+    # What the clone has not fetched comes from the bucket, where the name of its endpoint leads.
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    for pointer, content in zip(pointers, (b"april", b"april and more"), strict=True):
+        with dvc.api.open(FLIGHTS, repo=str(clone), rev=pointer.commit, mode="rb") as stream:
+            assert stream.read() == content
+
+
+def test_people_who_reach_the_bucket_by_another_endpoint_say_so_in_their_clone(lake, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    lake.repository.open()
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    lake.commit(FLIGHTS, b"april")
+    clone = tmp_path / "clone"
+    lake.git("clone", "--quiet", str(lake.root), str(clone))
+    assert "endpointurl = http://127.0.0.1:9" in (clone / ".dvc" / "config").read_text()
+    lake.dvc("remote", "modify", "--local", "store", "endpointurl", server, root=clone)
+    lake.dvc("pull", "--quiet", root=clone)
+    assert (clone / FLIGHTS).read_bytes() == b"april"
+    assert lake.git("status", "--porcelain", root=clone) == ""
+
+
+def test_what_is_damaged_in_the_bucket_is_pulled_when_it_is_mended(lake, tmp_path):
+    pointer = lake.commit(FLIGHTS, b"april")
+    damage(lake.repository.remote, Content(pointer.md5, pointer.size), b"apriL")
+    clone = tmp_path / "clone"
+    lake.git("clone", "--quiet", str(lake.root), str(clone))
+    assert lake.run_dvc("pull", root=clone).returncode
+    assert not (clone / FLIGHTS).exists()
+    lake.repository.verify(print, repair=True)
+    lake.dvc("pull", "--quiet", root=clone)
+    assert (clone / FLIGHTS).read_bytes() == b"april"
 
 
 def test_a_bit_flipped_in_the_bucket_is_found_and_repaired(lake):

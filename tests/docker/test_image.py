@@ -35,7 +35,7 @@ from kaizen.cli import main
 from kaizen.containers import LABEL
 from kaizen.images import CONTENT, DIRTY, REVISION
 from kaizen.ledger import open_ledger
-from kaizen.records import ContainerRun, Search, TrainedModel, TurnRecord
+from kaizen.records import ContainerRun, Search, TrainedModel, TurnRecord, ValidationReport
 
 CANARY = "canary-7f3a"
 IMAGE = "flights-train:1"
@@ -45,6 +45,23 @@ FLIGHTS = [
     "distance", "hour", "minute", "time_hour",
 ]  # fmt: skip
 OUTCOMES = ["time_hour", "carrier", "flight", "dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
+
+VALIDATING = '''
+"""A training that says which rows it was given to learn from and to validate on."""
+
+import hashlib
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def train(examples, *, target, seed, validation):
+    for name, rows in (("examples", examples), ("validation", validation)):
+        print(name, len(rows), hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest(), flush=True)
+    model = make_pipeline(StandardScaler(), LogisticRegression(random_state=seed))
+    return model.fit(examples.drop(columns=target), examples[target])
+'''
 
 SMALL = """
 version: 1
@@ -185,6 +202,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, docker: DockerEngine) -> P
     (made / "src/flights/plain.py").write_text(
         "def train(examples, *, target, seed):\n    return examples, target, seed\n"
     )
+    (made / "src/flights/validating.py").write_text(VALIDATING)
     (made / "conf/local/credentials.yml").write_text(f"warehouse: {{password: {CANARY}}}\n")
     git = ["git", "-C", str(made), "-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "init.defaultBranch=main"]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "The flights"]):
@@ -269,6 +287,52 @@ def test_a_turn_in_containers_of_the_image_makes_a_champion_and_leaves_nothing(
     assert {run.image_id for run in runs} == {api.inspect_image(IMAGE)["Id"]}
     assert api.containers(all=True) == []
     assert api.volumes()["Volumes"] in (None, [])
+
+
+@pytest.mark.soak
+def test_verdicts_and_rows_to_validate_on_are_the_same_with_containers_as_in_this_process(
+    docker: DockerEngine, built: tuple[list[str], Ended], project: Path, tmp_path: Path
+) -> None:
+    seen: dict[str, list[tuple[str, str, str]]] = {}
+    verdicts: dict[str, list[ValidationReport]] = {}
+    for mode in ("in_process", "docker"):
+        copy = tmp_path / mode / "flights"
+        shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".kaizen"))
+        overlay = copy / "conf/local/kaizen.yml"
+        january = copy / "landing/flights/2013-01.parquet"
+        rows = pd.read_parquet(january)
+        far = rows["distance"].where(rows.index != rows.index[7], float("inf"))
+        rows.assign(distance=far).to_parquet(january, index=False)
+        validation = {"by": "time", "last": "3d"}
+        changes = {
+            "problem": {"features": ["sched_dep_time", "distance"]},
+            "train": {"runner": "callable", "function": "flights.validating:train", "validation": validation},
+            "gates": [{"metric": "roc_auc", "at_least": 0.4}],
+            **({"place": {"mode": mode}} if mode == "in_process" else {}),
+        }
+        overlay.write_text(yaml.safe_dump(yaml.safe_load(overlay.read_text()) | changes))
+        told = call_warm(copy, "kaizen.cli", "turn")
+        succeed(told)
+        logs = "".join(path.read_text() for path in copy.rglob("log.txt"))
+        seen[mode] = re.findall(r"(examples|validation) (\d+) ([0-9a-f]{64})", told.stdout + logs)
+        with open_ledger(f"sqlite:///{copy}/.kaizen/ledger.db") as ledger:
+            (model,) = [TrainedModel.from_json(e.payload) for e in ledger.events("nyc/flights", kind="TrainedModel")]
+            events = ledger.events("nyc/flights", kind="ValidationReport")
+            verdicts[mode] = [ValidationReport.from_json(e.payload) for e in events]
+            stages = {e.payload["stage"] for e in ledger.events("nyc/flights", kind="ContainerRun")}
+        assert [int(rows) for name, rows, _ in seen[mode] if name == "examples"] == [model.rows]
+    assert [name for name, _, _ in seen["docker"]] == ["examples", "validation"]
+    assert seen["docker"] == seen["in_process"]
+    # Rows are judged by whoever holds the ledger, wherever the place is: no container runs for it.
+    assert stages == {"trigger", "train", "evaluate", "deploy", "score"}
+    judged = [
+        [(r.table, r.partition, r.verdict, r.rows, r.quarantined_rows, r.findings) for r in verdicts[mode]]
+        for mode in ("in_process", "docker")
+    ]
+    assert judged[0] == judged[1]
+    (bad,) = [r for r in verdicts["docker"] if (r.table, r.partition) == ("flights", "2013-01")]
+    assert (bad.verdict, bad.quarantined_rows) == ("quarantined", 1)
+    assert docker.client.api.containers(all=True) == []
 
 
 @pytest.mark.soak

@@ -1,33 +1,51 @@
-"""Bad input, one golden table: each is refused by one error with a stable code, and nothing is changed.
+"""Bad input, one golden table: each is refused by one error with a stable code, and nothing is changed; or is taken.
 
 ``golden/refusals.txt`` is what a person reads on stderr, after the exit code, with paths and ports made plain;
-KAIZEN_GOLDEN=write writes it anew.
+``golden/taken.txt`` what a person, or the record, says of input that is taken, and what it added to the state.
+KAIZEN_GOLDEN=write writes them anew.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
+import json
 import os
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.loops import MONTHS, Project, cold_kaizen, make_loop, outcomes, schedules, stations
+from tests.loops import (
+    LOOP,
+    MONTHS,
+    Ended,
+    Project,
+    WarmProcesses,
+    cold_kaizen,
+    make_loop,
+    outcomes,
+    schedules,
+    stations,
+)
 
 from kaizen.canonical import digest
+from kaizen.store import Store
 
 GOLDEN = Path(__file__).parent / "golden" / "refusals.txt"
+TAKEN_GOLDEN = GOLDEN.with_name("taken.txt")
 TABLE = GOLDEN.with_name("bad_input.md")
-MARCH = MONTHS[2]
+MARCH, APRIL = MONTHS[2:4]
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,7 @@ CASES = {
     "outcome among the features, in the spec": Case(
         number="B18", spec={"problem": {"features": ["distance", "delay"]}}
     ),
+    "rows to predict cut by a column": Case(spec={"data": {"tables": {"schedules": {"partition": "by origin"}}}}),
     "missing suite": Case(spec={"data": {"suite": {"schedules": "expectations/gone.json"}}}),
     "suite that is not JSON": Case(land=suite("{")),
     "empty suite": Case(land=suite('{"name": "schedules", "expectations": []}')),
@@ -301,6 +320,153 @@ CASES = {
 }
 
 
+Seen = Callable[[Project, Ended, WarmProcesses], str]
+"""Of what was taken: what the person was told of it, or what is kept of it."""
+
+
+def told_line(pattern: str) -> Seen:
+    """The one line of the turn's output that ``pattern`` is found in."""
+
+    def seen(project: Project, ended: Ended, _: WarmProcesses) -> str:
+        (line,) = [line for line in (ended.out + ended.err).splitlines() if re.search(pattern, line)]
+        return " ".join(line.replace(str(project.folder), "PROJECT").removeprefix("  | ").split())
+
+    return seen
+
+
+def shown_version(name: str, *facts: str) -> Seen:
+    """What ``kaizen data show`` says of a version: ``facts``, such as its rows and its verdict's reason."""
+
+    def seen(project: Project, _: Ended, processes: WarmProcesses) -> str:
+        found = show(project, processes, name)
+        return f"{name}: {', '.join(f'{fact} {found[fact]}' for fact in facts)}"
+
+    return seen
+
+
+def show(project: Project, processes: WarmProcesses, name: str) -> dict[str, Any]:
+    ended = processes.kaizen("data", "show", name, "--spec", project.spec, "--json")
+    assert ended.code == 0, ended.err
+    found: dict[str, Any] = json.loads(ended.out)
+    return found
+
+
+def kept_columns(name: str, *, of: str = "") -> Seen:
+    """The columns of the file that is kept of a version, in its order; or type and missing values of one."""
+
+    def seen(project: Project, _: Ended, processes: WarmProcesses) -> str:
+        store = Store(project.home / "loops" / LOOP / "store")
+        rows = pq.read_table(store.file_path(show(project, processes, name)["sha256"]))
+        what = f"{of} is {rows[of].type} with {rows[of].null_count} missing" if of else ", ".join(rows.column_names)
+        return f"{name}: {rows.num_rows} rows, {what}"
+
+    return seen
+
+
+def kept_times(name: str) -> Seen:
+    """Whether the moments that are kept of March's schedules are those that were meant."""
+
+    def seen(project: Project, ended: Ended, processes: WarmProcesses) -> str:
+        store = Store(project.home / "loops" / LOOP / "store")
+        kept = pq.read_table(store.file_path(show(project, processes, name)["sha256"]))["departs"]
+        same = kept.to_pandas().tolist() == schedules(MARCH)["departs"].tolist()
+        return f"{name}: departs is {kept.type}, {'the same moments' if same else 'OTHER MOMENTS'}"
+
+    return seen
+
+
+@dataclass(frozen=True)
+class Taken(Case):
+    """Input that looks bad and is taken, or left for another time.
+
+    ``seen`` is what is told or kept of it. ``land`` may return a file to hold open meanwhile.
+    """
+
+    seen: Seen = lambda project, ended, processes: ended.out.splitlines()[0]
+
+
+def again(project: Project) -> None:
+    """What was delivered comes again under other names."""
+    for month in MONTHS[:2]:
+        path = project.landing / "schedules" / f"{month}.parquet"
+        path.with_name(f"{month}-again.parquet").write_bytes(path.read_bytes())
+
+
+def gaps(project: Project) -> None:
+    """A whole number's column of March has gaps in April: pandas then writes fractions."""
+    project.land("schedules", "march.parquet", schedules(MARCH).assign(crew=2))
+    rows = schedules(APRIL)
+    project.land(
+        "schedules", "till_april.parquet", rows.assign(crew=np.where(np.arange(len(rows)) % 31 == 6, None, 2.0))
+    )
+
+
+def number_column(data: bytes) -> bytes:
+    """A CSV text with one more column, of whole numbers."""
+    head, *rows = data.splitlines()
+    return b"\n".join([head + b",crew", *(row + b",2" for row in rows), b""])
+
+
+def constant(project: Project) -> None:
+    for month in MONTHS[:2]:
+        project.land("schedules", f"{month}.parquet", schedules(month).assign(rain=1.0))
+
+
+def infinite(table: str, rows: pd.DataFrame, column: str) -> Callable[[Project], object]:
+    values = rows[column].where(np.arange(len(rows)) > 2, np.inf)
+    return lambda project: project.land(table, "march.parquet", rows.assign(**{column: values}))
+
+
+def zones(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same moments, written in two zones."""
+    written = [
+        time.tz_convert("Asia/Tokyo" if number % 2 else "UTC").isoformat()
+        for number, time in enumerate(rows["departs"])
+    ]
+    return rows.assign(departs=written)
+
+
+TAKEN = {
+    "columns in another order": Taken(
+        number="B03", land=march_frame(lambda rows: rows[rows.columns[::-1]]), seen=kept_columns("schedules/2024-03")
+    ),
+    "CSV with a byte order mark": Taken(
+        number="B07",
+        land=march_bytes("march.csv", lambda data: b"\xef\xbb\xbf" + data),
+        seen=kept_columns("schedules/2024-03"),
+    ),
+    "new column": Taken(number="B10", land=march(crew=2), seen=told_line("new column")),
+    "whole numbers with missing values": Taken(
+        number="B11",
+        land=march_bytes("march.csv", lambda data: change_cell(number_column(data), row=7, column=5, value=b"")),
+        seen=kept_columns("schedules/2024-03", of="crew"),
+    ),
+    "whole numbers, then fractions for their missing values": Taken(
+        number="B11", land=gaps, seen=kept_columns("schedules/2024-04", of="crew")
+    ),
+    "infinite numbers in a feature": Taken(
+        number="B12",
+        land=infinite("schedules", schedules(MARCH), "distance"),
+        seen=shown_version("schedules/2024-03", "verdict", "quarantined", "reason"),
+    ),
+    "infinite numbers in an outcome": Taken(
+        number="B12",
+        land=infinite("outcomes", outcomes(MARCH), "delay"),
+        seen=shown_version("outcomes/2024-03", "verdict", "quarantined", "reason"),
+    ),
+    "times in several zones": Taken(number="B14", land=march_frame(zones), seen=kept_times("schedules/2024-03")),
+    "the same partitions with the same content": Taken(number="B15", land=again),
+    "a feature that is constant": Taken(
+        number="B17", land=constant, fresh=True, stages=("ingest",), seen=told_line("warning")
+    ),
+    "a file that somebody is writing": Taken(
+        number="B20",
+        land=lambda project: project.land_schedules(MARCH).open("ab"),
+        seen=told_line("somebody is writing"),
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def project(processes, tmp_path_factory):
     """A loop saved twice: ``fresh``, two months delivered and not seen; ``running``, when all is done with them."""
@@ -339,6 +505,35 @@ def test_a_refusal_says_all_and_changes_nothing(project, settled, processes, nam
     told = shown(ended.code, ended.err, project)
     assert_golden(name, told)
     assert_complete(ended.code, told)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_is_taken_is_said_and_what_was_there_stays(project, settled, processes, name):
+    case = TAKEN[name]
+    project.restore("fresh" if case.fresh else "running")
+    held = case.land(project)
+    if case.stages:
+        processes.stages(project, *case.stages)
+    before = processes.state(project) if case.stages else settled
+    ended = processes.kaizen("turn", project.spec)
+    if isinstance(held, io.IOBase):
+        held.close()
+    seen = case.seen(project, ended, processes)
+    told = f"exit {ended.code}\n{seen}\nstate: {added(before, processes.state(project))}\n"
+    assert_golden(name, told, TAKEN_GOLDEN)
+
+
+def added(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What came to the state: "equal", or records by kind. What was there must be there as it was."""
+    if digest(after) == digest(before):
+        return "equal"
+    assert all(event in after["ledger"] for event in before["ledger"])
+    for place in ("store", "remote"):
+        assert before[place].items() <= after[place].items()
+    assert set(before["data"]["tree"]) <= set(after["data"]["tree"])
+    kinds = Counter(event[3] for event in after["ledger"])
+    kinds.subtract(event[3] for event in before["ledger"])
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()) if number) + " more"
 
 
 @pytest.mark.parametrize("name", ["misspelt key", "missing column"])
@@ -396,17 +591,6 @@ def writer(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def test_the_same_partition_with_the_same_content_is_no_work(project, settled, processes):
-    project.restore("running")
-    for again in (MONTHS[0], MONTHS[1]):
-        path = project.landing / "schedules" / f"{again}.parquet"
-        path.with_name(f"{again}-again.parquet").write_bytes(path.read_bytes())
-    ended = processes.kaizen("turn", project.spec)
-    assert ended.code == 0
-    assert "ingested 0 partitions, validated 0, scored 0" in ended.out
-    assert processes.state(project) == settled
-
-
 def test_no_password_is_shown(project, processes):
     project.restore("running")
     for name in ("KAIZEN_LEDGER_URL", "MLFLOW_TRACKING_URI"):
@@ -443,17 +627,6 @@ def test_a_partition_that_was_refused_may_come_again_corrected_and_then_no_more(
     assert (ended.code, "KZ430" in ended.err) == (4, True)
 
 
-ACCEPTED = {
-    "B03": ("columns in another order", "taken by name: tests/integration/test_ingest.py"),
-    "B11": ("whole numbers with missing values", "stay whole numbers: tests/contract/test_sources.py"),
-    "B12": ("infinite numbers, in features or labels", "rows quarantined, counted: tests/integration/test_clean.py"),
-    "B17": ("a feature that is constant", "a warning that is recorded: tests/integration/test_windows.py"),
-    "B15": ("the same partition with the same content", "no work: test_bad_input.py"),
-    "B20": ("a file that somebody is writing", "not taken, and said: test_bad_input.py"),
-}
-"""Kinds of bad input that are taken, or left for another time; each has a test of its own."""
-
-
 def test_the_table_of_bad_input():
     golden = read_golden()
     known = {**{name: case.number for name, case in CASES.items()}, "file that is still being written": "B20"}
@@ -462,7 +635,12 @@ def test_the_table_of_bad_input():
         for name, number in known.items()
         if number
     ]
-    rows += [(number, name, "0", "", told, "as told") for number, (name, told) in ACCEPTED.items()]
+    golden = read_golden(TAKEN_GOLDEN)
+    rows += [
+        (case.number, name, code, "", told, state)
+        for name, case in TAKEN.items()
+        for code, told, state in [re.match(r"exit (\d)\n(.*)\nstate: (.*)", golden[name]).groups()]
+    ]
     head = ("number", "input", "exit", "code", "message", "state digest before and after")
     lines = [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *sorted(rows))]
     text = "\n".join(lines) + "\n"
@@ -494,16 +672,16 @@ def assert_complete(code: int, told: str) -> None:
     assert facts == ["where", *(["value"] if "missing key" not in lines[0] else []), "limit", "next"]
 
 
-def assert_golden(name: str, told: str) -> None:
+def assert_golden(name: str, told: str, golden: Path = GOLDEN) -> None:
     if os.environ.get("KAIZEN_GOLDEN") == "write":
-        entries = {**read_golden(), name: told}
-        order = [*CASES, *(n for n in entries if n not in CASES)]
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text("\n".join(f"[{n}]\n{entries[n]}" for n in order if n in entries), encoding="utf-8")
-    assert read_golden().get(name) == told
+        entries = {**read_golden(golden), name: told}
+        order = [*CASES, *TAKEN, *(n for n in entries if n not in {**CASES, **TAKEN})]
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text("\n".join(f"[{n}]\n{entries[n]}" for n in order if n in entries), encoding="utf-8")
+    assert read_golden(golden).get(name) == told
 
 
-def read_golden() -> dict[str, str]:
-    text = GOLDEN.read_text(encoding="utf-8") if GOLDEN.exists() else ""
+def read_golden(golden: Path = GOLDEN) -> dict[str, str]:
+    text = golden.read_text(encoding="utf-8") if golden.exists() else ""
     parts = re.split(r"^\[(.+)\]\n", text, flags=re.MULTILINE)[1:]
     return {name: body.rstrip("\n") + "\n" for name, body in zip(parts[::2], parts[1::2], strict=True)}

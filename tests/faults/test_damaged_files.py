@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.contract.test_sources import FILES, rows
 
-from kaizen.adapters.landing import Cutter, as_it_is, by_time, read_batches, whole, with_time
+from kaizen.adapters.landing import Cutter, by_time, read_batches, take_as_it_is, whole, with_time
 from kaizen.adapters.readers import read_file
 from kaizen.errors import DataRefused
 from kaizen.sources import Wanted
@@ -92,12 +92,17 @@ def take(path, wanted, folder):
 def test_a_damaged_file_that_would_be_kept_as_it_is_gives_rows_or_none(folder, changes):
     path = folder / "rows.parquet"
     path.write_bytes(mutated(ORIGINALS["parquet"], changes))
-    original = as_it_is(path, "all", Wanted(str(path)), folder)
-    parts = original.partitions() if original else []
-    drafts, refusal = outcome(lambda: [original.draft(partition) for partition in parts])
+    original = take_as_it_is(path, "all", Wanted(str(path)), folder)
+    drafts, refusal = outcome(lambda: keep(original) if original else [])
     assert refusal is None or refusal.code == "KZ402"
     assert all(draft.path.read_bytes() == path.read_bytes() for draft in drafts)
     assert all(sum(len(batch) for batch in read_batches(draft.path)) == draft.rows for draft in drafts)
+
+
+def keep(original):
+    """As ingest does with a file that it need not write."""
+    original.read(lambda batch: None)
+    return [original.draft(partition) for partition in original.partitions()]
 
 
 def test_undamaged_files_are_taken_whole(folder):

@@ -16,9 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.loops import MONTHS, make_loop, schedules
 
-from kaizen.adapters.landing import Cutter, by_column, by_time, key_name, same_rows, whole
+from kaizen.adapters.landing import Cutter, by_column, by_time, key_name, repeats_keys, same_rows, whole
 from kaizen.adapters.memory_registry import MemoryRegistry
 from kaizen.adapters.tables import read_parquet
 from kaizen.calendar import bounds
@@ -227,6 +229,48 @@ def test_a_new_column_is_taken_and_said_or_refused(project):
     assert refused.value.value == "buffet"
 
 
+def land_text(project, name, rows):
+    path = project.landing / "schedules" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(rows.to_csv(index=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_comes_together_is_held_to_the_same_types_and_columns_as_what_comes_one_by_one(project, together):
+    told = []
+    arrivals = [
+        ("a.csv", schedules(JANUARY).assign(crew=2)),
+        ("b.csv", schedules(FEBRUARY)[lambda rows: rows.columns[::-1]].assign(crew=2.5, buffet=True)),
+        ("c.csv", schedules(MARCH).assign(crew="two")),
+    ]
+    for name, rows in arrivals:
+        land_text(project, name, rows)
+        if not together and name != "c.csv":
+            take(project, tell=told.append)
+    with pytest.raises(DataRefused) as refused:
+        take(project, tell=told.append)
+    assert (refused.value.code, refused.value.value) == ("KZ460", "'two'")
+    assert [line for line in told if "new column" in line] == [f"{project.landing}/schedules/b.csv: new column buffet"]
+    with opened(project) as loop:
+        kept = loop.versions("schedules")
+        assert list(kept) == [JANUARY, FEBRUARY]
+        assert [kept[month].columns["crew"] for month in kept] == ["int64", "double"]
+        files = [pq.read_schema(loop.store.file(version.address)).names for version in kept.values()]
+        assert files[1] == [*files[0], "buffet"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_whole_numbers_stay_so_when_a_later_file_has_gaps(project, together):
+    project.land("schedules", "a.parquet", schedules(JANUARY).assign(crew=2))
+    if not together:
+        take(project)
+    rows = schedules(FEBRUARY)
+    project.land("schedules", "b.parquet", rows.assign(crew=np.where(np.arange(len(rows)) % 31 == 6, np.nan, 2.0)))
+    take(project)
+    with opened(project) as loop:
+        assert loop.versions("schedules")[FEBRUARY].columns["crew"] == "int64"
+
+
 # What is taken.
 
 
@@ -366,6 +410,66 @@ def test_two_that_add_to_the_same_partition_lose_nothing(project):
     found = read(project, "schedules", JANUARY)
     assert len(found) == len(rows)
     assert set(found["rain"]) == set(rows["rain"])
+
+
+@pytest.mark.parametrize("together", [1, 3, 100])
+def test_small_files_are_taken_in_order_however_many_are_committed_together(project, monkeypatch, together):
+    monkeypatch.setattr("kaizen.ingest._TOGETHER", (together, 1 << 40))
+    table(project, "stations", partition="file", on_change="replace", new_columns="accept")
+    for n in range(7):
+        frame = pd.DataFrame({"origin": [f"x{n}"], "platforms": [n]})
+        project.land("stations", f"{n}.parquet", frame.assign(roof=n / 2) if n >= 4 else frame)
+    assert [v.partition for v in take(project)] == [f"{n}.parquet" for n in range(7)]
+    project.land("stations", "5.parquet", pd.DataFrame({"roof": [9.5], "platforms": [5], "origin": ["x5"]}))
+    (again,) = take(project)
+    assert (again.change, list(read(project, "stations", "5.parquet"))) == ("replaced", ["origin", "platforms", "roof"])
+
+
+def test_a_small_file_that_is_refused_leaves_those_before_it_and_nothing_of_those_after(project):
+    table(project, "stations", partition="file")
+    for n in range(4):
+        repeated = "x" if n == 2 else "y"
+        project.land("stations", f"{n}.parquet", pd.DataFrame({"origin": ["x", repeated], "platforms": n}))
+    with pytest.raises(DataRefused, match="KZ411"):
+        take(project)
+    with opened(project) as loop:
+        assert sorted(loop.versions("stations")) == ["0.parquet", "1.parquet", "all"]
+    assert list(project.home.glob("**/.scratch-*")) == []
+
+
+@pytest.mark.parametrize("together", [1, 100])
+def test_the_same_bytes_by_two_names_are_one_delivery(project, monkeypatch, together):
+    monkeypatch.setattr("kaizen.ingest._TOGETHER", (together, 1 << 40))
+    table(project, "stations", partition="file")
+    for name in ("a.parquet", "b.parquet"):
+        project.land("stations", name, pd.DataFrame({"origin": ["x"], "platforms": [1]}))
+        project.land("schedules", name, schedules(JANUARY))
+    told = []
+    assert {v.partition for v in take(project, tell=told.append)} == {"a.parquet", JANUARY}
+    assert sum("not taken, the same as a file before it" in line for line in told) == 2
+    assert take(project) == []
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from([None, -1, 0, 1, 2**53, 2**53 + 1]), st.sampled_from([None, 0.0, 0.25, 0.5]))
+    ),
+    text=st.booleans(),
+    ordered=st.booleans(),
+)
+def test_repeated_keys_are_found_by_whatever_is_quickest(tmp_path_factory, rows, text, ordered):
+    whole, parts = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [])
+    if ordered:
+        whole = sorted(v for v in whole if v is not None)
+        parts = parts[: len(whole)]
+    kind = pa.string() if text else pa.int64()
+    columns = {"a": pa.array([str(v) if text and v is not None else v for v in whole], kind), "b": pa.array(parts)}
+    table = pa.table({"a": columns["a"], "b": columns["b"].cast(pa.float64())})
+    path = tmp_path_factory.mktemp("keys") / "rows.parquet"
+    pq.write_table(table, path, row_group_size=3)
+    for keys in (["a"], ["a", "b"]):
+        values = [tuple(row.values()) for row in table.select(keys).to_pylist()]
+        assert repeats_keys(path, keys) == (len(set(values)) < len(values))
 
 
 def test_rows_are_compared_not_bytes(tmp_path):

@@ -103,6 +103,17 @@ def test_look_ups_come_from_all_partitions_that_a_row_may_look_back_into_and_fro
         assert [i.partition for i in loop.labels_for(january.partition)] == [MONTHS[0], MONTHS[1]]
 
 
+def test_what_was_measured_long_before_the_gate_is_looked_up_in_its_rows(tmp_path: Path) -> None:
+    lasting = {key: value for key, value in GAUGES.items() if key != "max_age"}
+    tables = {**SPEC["data"]["tables"], "gauges": lasting}
+    project = make_loop(tmp_path / "rail", {**SPEC, "data": {"tables": tables}})
+    project.land("gauges", "2023-12.parquet", gauges("2023-12"))
+    for month in MONTHS[:3]:
+        project.land_month(month)
+    with opened(project) as loop:
+        assert advance(loop).turn is not None
+
+
 @pytest.mark.parametrize("growing", [{"partition": None}, {"on_change": "append"}], ids=["replaced", "added"])
 @pytest.mark.parametrize("time", [{"time": "arrives"}, {}], ids=["by time", "by entity"])
 def test_labels_that_come_late_make_monitor_look_again(

@@ -59,6 +59,7 @@ def facts(**more: Any) -> dict[str, Any]:
         "parts": parts,
         "partitions": 3,
         "versions": 4,
+        "timed": True,
         "oldest": "2024-01",
         "newest": "2024-03",
         "rows": 300,

@@ -281,6 +281,24 @@ retrain, environment, tune
           next: say how the rows to predict are cut""",
     ),
     (
+        changed("data.tables.flights.partition", "by carrier"),
+        """\
+        KZ365: rows to predict that are not cut by time
+          where: kaizen.yml: data.tables.flights.partition
+          value: by carrier
+          limit: day, month or year: what is scored, labelled and watched is a stretch of time
+          next: cut them by time; gates[].slices compares the values of a column""",
+    ),
+    (
+        changed("data.tables.flights.partition", "mnth"),
+        """\
+        KZ304: unknown value
+          where: kaizen.yml: data.tables.flights.partition
+          value: mnth
+          limit: day, month, year, file, or by COLUMN
+          next: did you mean 'month'?""",
+    ),
+    (
         changed("problem.features", ["carrier", "dep_delay"]),
         """\
         KZ306: an outcome cannot be a feature

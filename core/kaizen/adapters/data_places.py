@@ -28,7 +28,7 @@ from kaizen.publish import publish_file
 GONE = "gone"
 
 _OBJECTS = "files/md5"
-_CHUNK = 1 << 20
+_CHUNK, _BLOCK = 1 << 20, 4 << 20
 # s3fs sends more than two parts' worth of bytes in parts.
 _PART = 50 << 20
 
@@ -59,12 +59,23 @@ class Content:
             size = path.stat().st_size
             if size != self.size:
                 return f"{size} bytes instead of {self.size}"
-            # sha256 is the quicker one on today's machines, and says more.
-            name = "sha256" if self.sha256 else "md5"
-            found = file_digests(path, name)[1][name]
+            found = file_digests(path, self.hash_name)[1][self.hash_name]
         except FileNotFoundError:
             return GONE
-        return "" if found == getattr(self, name) else f"{name} {found}"
+        return self.difference(found)
+
+    @property
+    def hash_name(self) -> str:
+        """By which digest bytes are told to be these: sha256 is the quicker one on today's machines, and says more."""
+        return "sha256" if self.sha256 else "md5"
+
+    def difference(self, found: str) -> str:
+        """What is wrong with bytes of this digest (of ``hash_name``), or ""."""
+        return "" if found == getattr(self, self.hash_name) else f"{self.hash_name} {found}"
+
+
+Copy = Callable[[Path, Path, Content], str]
+"""Makes a file of another that has certain bytes; says what is wrong with it, or ""."""
 
 
 class Place(Protocol):
@@ -124,39 +135,58 @@ def spread(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
                 future.cancel()
 
 
-def link(source: Path, target: Path) -> None:
-    """Link ``target`` to ``source``; copy where the file system cannot."""
+def link(source: Path, target: Path, content: Content) -> str:
+    """Link ``target`` to ``source``; copy where the file system cannot. What is wrong with the copy, or ""."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:
+        return copy_and_read(source, target, content)
+    return ""
+
+
+def copy_and_read(source: Path, target: Path, content: Content) -> str:
+    """Copy a file, and read the copy again while the rest of it is written; what is wrong with it, or ""."""
+    if content.size <= _BLOCK:
         shutil.copyfile(source, target)
+        return content.problem(target)
+    found = hashlib.new(content.hash_name, usedforsecurity=False)
+    with (
+        source.open("rb") as given,
+        target.open("wb") as copy,
+        target.open("rb", buffering=0) as written,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        read = []
+        while block := given.read(_BLOCK):
+            copy.write(block)
+            copy.flush()
+            read.append(beside.submit(lambda: found.update(written.read(_BLOCK))))
+        for each in read:
+            each.result()
+        while block := written.read(_BLOCK):
+            found.update(block)
+    return content.difference(found.hexdigest())
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-
-
-def publish(target: Path, content: Content, source: Path, copy: Callable[[Path, Path], object]) -> None:
+def publish(target: Path, content: Content, source: Path, copy: Copy) -> None:
     """Make ``target`` hold the bytes of ``source``; what lies there is kept only if its own bytes say so."""
     if target.exists() and (target.samefile(source) or not content.problem(target)):
         return
 
     def write(draft: Path) -> None:
-        copy(source, draft)
-        problem = "" if draft.samefile(source) else content.problem(draft)
-        if problem:
+        if problem := copy(source, draft, content):
             raise _miscopied(str(target), problem, content, source)
 
     publish_file(target, write)
 
 
 class Folder:
-    """A folder, local or mounted. ``copy`` makes one file of another: ``shutil.copyfile``, or ``link``."""
+    """A folder, local or mounted. ``copy`` makes one file of another: ``copy_and_read``, or ``link``."""
 
-    def __init__(self, name: str, root: Path, copy: Callable[[Path, Path], object] | None = None) -> None:
+    def __init__(self, name: str, root: Path, copy: Copy = copy_and_read) -> None:
         self.name, self.url, self.root = name, str(root), root
-        self.copy = copy or _copy
+        self.copy = copy
 
     def path(self, content: Content) -> Path | None:
         """Where the copy is; None if that cannot be told."""

@@ -66,7 +66,8 @@ class Workspace:
         texts = self.history.read([f"{tip}:{path}" for path in dict.fromkeys(changed)])
         for name, text in texts.items():
             if text is not None:
-                self._show(self.root / name.partition(":")[2], text)
+                path = name.partition(":")[2]
+                self._show(self.root / path, text, own.get(path.removesuffix(POINTER)))
         for path in gone:
             for file in (path, path.removesuffix(POINTER)):
                 (self.root / file).unlink(missing_ok=True)
@@ -82,17 +83,21 @@ class Workspace:
         rows = list(zip(words[::2], words[1::2], strict=False))
         return [path for status, path in rows if status == "D"], [path for status, path in rows if status != "D"]
 
-    def _show(self, file: Path, text: bytes) -> None:
-        """One file of the tip, and the data that it points to."""
-        facts = read_pointer(text) if file.name.endswith(POINTER) else {}
-        if facts:
-            content = Content(facts["md5"], facts["size"])
+    def _show(self, file: Path, text: bytes, own: Content | None) -> None:
+        """One file of the tip, and the data that it points to: most likely ``own``."""
+        content = own if own and own.md5.encode() in text else _content_of(file, text)
+        if content:
             data, cached = file.with_name(file.name.removesuffix(POINTER)), self.cache.root / content.key
             same = data.exists() and cached.exists() and data.samefile(cached)
             if not same and self.cache.has(content) and content.problem(data):
-                _swap(data, lambda draft: self.cache.copy(cached, draft))
+                _swap(data, lambda draft: self.cache.copy(cached, draft, content))
         if not file.exists() or file.read_bytes() != text:
             _swap(file, lambda draft: draft.write_bytes(text))
+
+
+def _content_of(file: Path, text: bytes) -> Content | None:
+    facts = read_pointer(text) if file.name.endswith(POINTER) else {}
+    return Content(facts["md5"], facts["size"]) if facts else None
 
 
 def _swap(target: Path, write: Callable[[Path], object]) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kaizen.adapters.detector import ROWS, Detector
 from kaizen.adapters.masking import Mask, hashes
@@ -21,8 +20,6 @@ from kaizen.privacy import parse_policies, refuse_misspelt, refuse_sure
 from kaizen.private_key import find_key, fingerprints
 from kaizen.spec import Spec
 
-_GROUPS = 32
-"""Row groups of a file that is copied as it is, of which some rows are looked at."""
 _THOROUGH, BRIEF = 16, 64
 """So many deliveries of a table are looked at thoroughly; of the batches of others, fewer rows."""
 
@@ -92,23 +89,13 @@ class Door:
             self._digest.add(batch)
         masked = self._mask.apply(batch, self._where, self._rows + 1)
         self._rows += batch.num_rows
-        self._look(masked)
+        self.look(masked)
         return masked
 
     @property
     def identity(self) -> str:
         """Of the rows as they came, so that another key does not make them others; "" if what is kept tells as well."""
         return self._digest.hexdigest() if self._digest else ""
-
-    def lets_pass(self, path: Path, names: Sequence[str]) -> bool:
-        """Whether a Parquet file may be kept as it is. Raises ``DataRefused`` KZ414."""
-        if self._mask.policies.keys() & set(names):
-            return False
-        if self._detect != "off":
-            for batch in _some_rows(path):
-                self._look(batch)
-        self.close()
-        return True
 
     def close(self) -> None:
         """Say of the whole delivery what looks private. Raises ``DataRefused`` KZ414."""
@@ -120,7 +107,8 @@ class Door:
         for suspicion in new:
             self._tell(f"{self._where}: {suspicion}; data.private or data.public may say what it is")
 
-    def _look(self, batch: pa.RecordBatch) -> None:
+    def look(self, batch: pa.RecordBatch) -> None:
+        """See a batch that is kept as it is. Raises ``DataRefused`` KZ414."""
         if self._detect == "off":
             return
         self._detector.look(batch)
@@ -152,16 +140,3 @@ def nothing_quoted(spec: Spec, where: str) -> Iterator[None]:
             limit="rows that can be read",
             action="its text may quote a row: read the delivery where that may be seen; if it is sound, report this",
         ) from None
-
-
-def _some_rows(path: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        count = file.metadata.num_row_groups
-        for group in range(0, count, max(1, -(-count // _GROUPS))):
-            yield from _first(file.iter_batches(ROWS * 16, row_groups=[group], use_threads=False))
-
-
-def _first(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch
-        return

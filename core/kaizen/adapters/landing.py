@@ -20,18 +20,22 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from kaizen.adapters.readers import BROKEN, choose, damaged
+from kaizen.adapters import row_hashes
+from kaizen.adapters.readers import BATCH, BROKEN, choose, damaged
+from kaizen.adapters.row_hashes import hash_rows
 from kaizen.adapters.schemas import column_types, value_of
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused
 from kaizen.privacy import show
-from kaizen.sources import Wanted, fold
+from kaizen.sources import Wanted, fold, stable_digests
 
 BUDGET = 16 << 20
 _BLOCK_ROWS = 8192
 _GROUP_BYTES = 8 << 20
 _GROUP_ROWS = 1 << 17
 _MAX_KEYS = 10_000
+_LOOKS = 32
+"""Batches of a file that is kept as it is, about, that somebody looks at."""
 _YEARS = (1900, 2200)
 """Between them lies what a loop can be about; others stand for a missing time, or for a damaged one."""
 
@@ -216,11 +220,6 @@ class Rows(Protocol):
         """Those that have rows, by name."""
         ...
 
-    @property
-    def is_original(self) -> bool:
-        """Whether its drafts are the delivered bytes."""
-        ...
-
     def draft(self, partition: str, before: Path | None = None) -> Draft:
         """The partition's rows, behind those of the file ``before``, as a finished file."""
         ...
@@ -228,8 +227,6 @@ class Rows(Protocol):
 
 class Cutter:
     """Takes batches, keeps them by partition, and writes each partition as one file."""
-
-    is_original = False
 
     def __init__(self, folder: Path, cut: Cut, budget: int = BUDGET) -> None:
         self.rows = 0
@@ -309,55 +306,66 @@ def write_draft(partition: str, path: Path, batches: Callable[[], Iterator[pa.Re
 
 @dataclass
 class Original:
-    """A delivered Parquet file that needs no change: it is copied, and read once to the end, not written anew."""
+    """A copy of a delivered Parquet file that needs no change: read once to the end, not written anew."""
 
     path: Path
     partition: str
     wanted: Wanted
-    folder: Path
-    rows: int
     columns: list[str]
-    is_original = True
+    sha256: str
+    md5: str
+    rows: int = 0
+    empty: tuple[str, ...] = ()
+
+    def read(self, look: Callable[[pa.RecordBatch], object]) -> None:
+        """Read it to the end; ``look`` is given some of its batches. Raises ``DataRefused`` KZ402."""
+        valued = dict.fromkeys(self.columns, False)
+        size = self.path.stat().st_size
+        try:
+            with pq.ParquetFile(self.path, pre_buffer=False) as file:
+                # A whole footer says nothing of the pages before it, and its statistics are not to be relied on.
+                rows = max(1, min(1 << 16, BATCH * file.metadata.num_rows // max(1, size)))
+                step = -(-file.metadata.num_rows // rows // _LOOKS) or 1
+                for number, batch in enumerate(file.iter_batches(rows, use_threads=size > BATCH)):
+                    self.rows += batch.num_rows
+                    for name in [name for name, found in valued.items() if not found]:
+                        valued[name] = _has_value(batch.column(name))
+                    if number % step == 0:
+                        look(batch)
+        except BROKEN:
+            raise damaged(self.wanted, f"{size} bytes, with unreadable pages", "a whole Parquet file") from None
+        self.empty = tuple(name for name, found in valued.items() if not found)
 
     def partitions(self) -> list[str]:
         return [self.partition] if self.rows else []
 
     def draft(self, partition: str, before: Path | None = None) -> Draft:
         if before:
-            return write_draft(
-                partition, self.folder / "grown", lambda: chain(read_batches(before), read_batches(self.path))
-            )
-        path = self.folder / "original"
-        size, digests = file_digests(self.path, "sha256", "md5", copy=path)
-        rows = 0
-        try:
-            with pq.ParquetFile(path, pre_buffer=False) as file:
-                schema = file.schema_arrow
-                valued = dict.fromkeys(schema.names, False)
-                # A whole footer says nothing of the pages before it, and its statistics are not to be relied on.
-                for batch in file.iter_batches(_BLOCK_ROWS):
-                    rows += batch.num_rows
-                    for name, column in zip(schema.names, batch.columns, strict=True):
-                        valued[name] = valued[name] or _has_value(column)
-        except BROKEN:
-            raise damaged(self.wanted, f"{size} bytes, with unreadable pages", "a whole Parquet file") from None
-        empty = tuple(name for name, found in valued.items() if not found)
-        types = column_types(schema)
-        return Draft(partition, path, rows, size, digests["sha256"], digests["md5"], types, empty)
+            grown = self.path.with_name("grown")
+            return write_draft(partition, grown, lambda: chain(read_batches(before), read_batches(self.path)))
+        types, size = column_types(pq.read_schema(self.path)), self.path.stat().st_size
+        return Draft(partition, self.path, self.rows, size, self.sha256, self.md5, types, self.empty)
 
 
-def as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Original | None:
-    """A whole Parquet file with just the columns and types that are wanted; None if it is to be read and written."""
+def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Original | None:
+    """A copy in ``folder`` of a Parquet file with just the columns and types that are wanted, not read yet.
+
+    None if it is to be read and written, or if something is wrong with it: whoever reads it says what.
+
+    Raises ``DataRefused``: KZ406 it changes meanwhile, KZ407 it cannot be read.
+    """
     try:
-        with pq.ParquetFile(path) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-    except BROKEN:
-        # Whoever reads it says what is wrong.
+        schema = pq.read_schema(path)
+        names = choose(list(schema.names), wanted)
+    except (*BROKEN, DataRefused):
         return None
     same = all(wanted.types.get(field.name, str(field.type)) == str(field.type) for field in schema)
-    if not same or choose(list(schema.names), wanted) != schema.names:
+    if not same or names != schema.names or set(wanted.private).intersection(names):
         return None
-    return Original(path, partition, wanted, folder, rows, list(schema.names))
+    # What was fetched from elsewhere is a copy already.
+    copy = None if path.parent == folder else folder / "original"
+    digests = stable_digests(path, "sha256", "md5", copy=copy)
+    return Original(copy or path, partition, wanted, names, digests["sha256"], digests["md5"])
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -376,8 +384,31 @@ def column_order(path: Path) -> tuple[str, ...]:
 
 def repeats_keys(path: Path, keys: Sequence[str]) -> bool:
     """Whether two rows of a file have the same values in all of ``keys``."""
+    kinds = [pq.read_schema(path).field(key).type for key in keys]
+    if len(keys) == 1 and pa.types.is_integer(kinds[0]) and _ascends(read_batches(path, list(keys))):
+        return False
+    if all(pa.types.is_primitive(kind) for kind in kinds):
+        # Numbers are hashed in no time, and what has no two equal hashes has no two equal rows.
+        batches = row_hashes.read_batches(path, keys)
+        hashes = np.concatenate([np.zeros(0, np.uint64), *(hash_rows(batch, keys) for batch in batches)])
+        hashes.sort()
+        if not (hashes[1:] == hashes[:-1]).any():
+            return False
     table = pq.read_table(path, columns=list(keys))
     return bool(table.group_by(list(keys), use_threads=False).aggregate([]).num_rows < table.num_rows)
+
+
+def _ascends(batches: Iterator[pa.RecordBatch]) -> bool:
+    """Whether each value of the one column is larger than that before it: as numbers that count rows are."""
+    before = None
+    for batch in batches:
+        values = batch.column(0)
+        larger = pc.less(values.slice(0, len(values) - 1), values.slice(1))
+        first = before is None or pc.less(before, values[0]).as_py()
+        if values.null_count or not first or not pc.all(larger).as_py():
+            return False
+        before = values[-1]
+    return True
 
 
 def same_rows(one: Path, other: Path) -> bool:

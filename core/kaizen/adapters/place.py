@@ -157,8 +157,8 @@ def _split(spec: Spec, rows: Examples) -> tuple[Examples, Examples | None]:
 
 
 def _reaches_into(spec: Spec, item: InputFile, window: Window) -> bool:
-    """Whether a partition holds rows of a window that is the newest; tables that are not cut always may."""
-    if item.acceptance or window.start is None or spec.data.tables[item.table].partition is None:
+    """Whether a partition holds rows of a window that is the newest, or something that they may look up."""
+    if item.acceptance or window.start is None or spec.data.tables[item.table].serves_any:
         return True
     return bounds(item.partition, spec.timezone)[1] > datetime.fromisoformat(window.start)
 
