@@ -79,9 +79,10 @@ class AirflowClient:
         """Schedule nothing of the DAG any more; tasks that run go on."""
         self.api("PATCH", f"/dags/{_quote(dag_id)}", {"is_paused": True})
 
-    def trigger(self, dag_id: str, conf: Json | None = None) -> str:
+    def trigger(self, dag_id: str, conf: Json | None = None, partition_key: str | None = None) -> str:
         """Id of a new run of the DAG, which stays queued as long as the DAG is paused."""
-        answer = self.api("POST", f"/dags/{_quote(dag_id)}/dagRuns", {"logical_date": None, "conf": conf or {}})
+        body = {"logical_date": None, "conf": conf or {}, "partition_key": partition_key}
+        answer = self.api("POST", f"/dags/{_quote(dag_id)}/dagRuns", body)
         return str(answer["dag_run_id"])
 
     def dag_runs(self, dag_id: str = "~", states: Iterable[str] = ()) -> list[Json]:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from demo.airflow_service import AirflowService
 from tests.loops import LOOP, MONTHS, Project, WarmProcesses, make_loop, schedules
@@ -28,12 +29,13 @@ PATIENCE = 600.0
 """Seconds after which nothing that is waited for will come, on a machine that others use too."""
 
 KINDS = ("ingest", "scoring", "monitoring", "training", "reconcile")
-BACKFILL = "rail.delays_backfill"
+BACKFILL, KEYED = "rail.delays_backfill", "rail.delays_keyed"
 DAG_FILE = '''
-"""A loop's five DAGs, and its ingest DAG once more, by the calendar."""
+"""A loop's five DAGs, and its ingest DAG twice more: by the calendar, and for runs with a partition key."""
 
 from datetime import datetime, timedelta, timezone
 
+from airflow.sdk import PartitionedAtRuntime
 from kaizen_airflow import IngestDag, MonitoringDag, ReconcileDag, ScoringDag, TrainingDag
 
 SPEC = "project/kaizen.yml"
@@ -53,6 +55,7 @@ backfill = IngestDag(
     start_date=datetime(2024, 1, 1, tzinfo=timezone.utc),
     end_date=datetime(2024, 12, 1, tzinfo=timezone.utc),
 )
+keyed = IngestDag(SPEC, dag_id="rail.delays_keyed", default_args=FAST, schedule=PartitionedAtRuntime())
 '''
 
 State = Mapping[str, Any]
@@ -207,7 +210,7 @@ class LoopOnAirflow:
 
     def outcomes(self) -> set[str]:
         """The states that the scenario's runs ended in."""
-        return {run["state"] for kind in (*KINDS, "backfill") for run in self.runs(kind)}
+        return {run["state"] for kind in (*KINDS, "backfill", "keyed") for run in self.runs(kind)}
 
     def asset(self, what: str) -> dict[str, Any]:
         """One of the loop's assets."""
@@ -220,6 +223,18 @@ class LoopOnAirflow:
         query = f"asset_id={self.asset('landing')['id']}" + (f"&source_dag_id={self.dag(by)}" if by else "")
         total: int = self.airflow.api("GET", f"/assets/events?limit=1&{query}")["total_entries"]
         return total
+
+    def keys(self, what: str, run_id: str) -> list[str | None]:
+        """The partition keys that a run rang one of the loop's assets with."""
+        query = f"asset_id={self.asset(what)['id']}&source_run_id={quote(run_id)}"
+        events = self.airflow.api("GET", f"/assets/events?{query}")["asset_events"]
+        return sorted((event["partition_key"] for event in events), key=str)
+
+    def taken(self, table: str) -> list[str]:
+        """The partitions that there are of a table, one entry for each version."""
+        with open_ledger(f"sqlite:///{self.project.home / 'ledger.db'}") as ledger:
+            versions = [event.payload for event in ledger.events(LOOP, kind="DataVersion")]
+        return sorted(version["partition"] for version in versions if version["table"] == table)
 
     def reparse(self, *, watched: bool) -> None:
         """Let the DAG file be read again now: then the watcher of a paused DAG goes, and that of another comes back."""
@@ -302,7 +317,7 @@ def loop_on_airflow(folder: Path, processes: WarmProcesses, template: Path) -> I
         made.result()
         (dags / "loop.py").write_text(DAG_FILE, encoding="utf-8")
         loop = LoopOnAirflow(airflow, references, armed)
-        airflow.wait_for_dags([*map(loop.dag, KINDS), BACKFILL], PATIENCE)
+        airflow.wait_for_dags([*map(loop.dag, KINDS), BACKFILL, KEYED], PATIENCE)
         # A watcher rings when it starts. What it rings for is the look-up table; `begin` makes the project new again.
         loop.until(lambda: bool(loop.runs("ingest")), "the first bell")
         yield loop

@@ -24,14 +24,15 @@ from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.catalogue import entry
 from kaizen.containers import parse_size
-from kaizen.errors import DataRefused, HeadMoved, MissingDependency, PartitionConflict
+from kaizen.errors import DataRefused, HeadMoved, KeyConflict, MissingDependency, PartitionConflict
 from kaizen.faults import fault_point
+from kaizen.ledger import Event
 from kaizen.loop import Loop
 from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
-from kaizen.sources import FileItem, Item, Wanted, Whence, find_items, format_of
+from kaizen.sources import FileItem, Item, Wanted, Whence, Whole, find_items, format_of
 from kaizen.spec import Spec, TableSpec
 from kaizen.store import split_address
 
@@ -199,6 +200,8 @@ class _Taking:
     """Of items whose bytes this call has hashed."""
     marks: dict[str, int] = field(default_factory=dict)
     """By table: position of the delivery whose watermark this call goes on from."""
+    whole: set[str] = field(default_factory=set)
+    """Tables with a watermark that are asked for whole partitions."""
     known: dict[str, _Known] = field(default_factory=dict)
     """By table: what was there when this call last looked. Whoever was faster since makes the append refuse."""
     earlier: dict[str, Earlier] = field(default_factory=dict)
@@ -211,15 +214,39 @@ class _Taking:
     def items(self, name: str) -> list[Item]:
         """What the table's source delivers now."""
         loop, table, since = self.loop, self.loop.spec.data.tables[name], ""
+        self.whole.discard(name)
         if table.watermark:
-            if self.span != EVER:
-                # What is left out now would lie behind the watermark for ever.
-                self.tell(f"{name}: a range cannot be taken of a table with a watermark")
-                return []
             head = loop.ledger.head(loop.name, f"source/{name}")
             self.marks[name] = head.subject_seq if head else 0
             since = Delivery.from_json(head.payload).watermark if head else ""
-        return find_items(table, Whence(loop.path.parent, loop.env, name, since, loop.caller.call.secrets), self.tell)
+            if self._comes_whole(name, head):
+                self.whole.add(name)
+        whole = self._whole(name) if name in self.whole else None
+        return find_items(
+            table, Whence(loop.path.parent, loop.env, name, since, loop.caller.call.secrets, whole), self.tell
+        )
+
+    def _comes_whole(self, name: str, head: Event | None) -> bool:
+        """Whether a table with a watermark is asked for whole partitions: what was added to them does not do."""
+        table = self.loop.spec.data.tables[name]
+        if table.on_change != "append" or table.lag is not None or self.span != EVER:
+            return True
+        # A range that was taken ahead of the watermark: some of what lies beyond it is there.
+        if head and head.key.split("/", 2)[2]:
+            return True
+        # What validation refused is replaced: by all of it.
+        reports = self.loop.heads(ValidationReport, f"validation/{name}/")
+        refused = {r.data for r in reports.values() if r.verdict == "refused"}
+        return bool(refused) and any(v.digest in refused for v in self.loop.versions(name).values())
+
+    def _whole(self, name: str) -> Whole:
+        spec = self.loop.spec
+        time = spec.time_of(name) if spec.data.tables[name].timed else ""
+
+        def holds(partition: str) -> bool:
+            return self.span.holds(*bounds(partition, spec.timezone))
+
+        return Whole(time, spec.clock.timezone, spec.keys_of(name), holds, self.span.since, self.span.until)
 
     def new_items(self, name: str, items: Sequence[Item], *, reading: bool = True) -> list[Item]:
         """Those that were not taken yet, as far as their stamps tell; and their bytes, if these are to be read."""
@@ -502,7 +529,8 @@ class _Taking:
 
     def _check(self, name: str, where: str, rows: Rows, drafts: Mapping[str, Draft]) -> None:
         table = self.loop.spec.data.tables[name]
-        if rows.rows < table.min_rows:
+        # How many rows a range has, somebody else decided.
+        if rows.rows < table.min_rows and not (name in self.whole and self.span != EVER):
             raise DataRefused(
                 "KZ408",
                 "too few rows",
@@ -575,7 +603,17 @@ class _Taking:
                 action="deliver corrections as another partition, or say on_change: append or replace for the table",
             )
         change: Literal["grew", "replaced"] = "grew"
-        if policy == "append":
+        if name in self.whole:
+            if policy == "append":
+                refuse_other_key(before.private, before.columns, private, f"{item.where}: {name}/{partition}")
+            gone, more = self._differing(before, old, draft)
+            if not gone and not more and draft.columns == before.columns:
+                return None
+            if policy == "append":
+                _refuse_gone(gone, f"{item.where}: {name}/{partition}")
+                self._refuse_twice(name, draft, f"{item.where}: {name}/{partition}", grown=True)
+            change = "replaced" if gone else "grew"
+        elif policy == "append":
             refuse_other_key(before.private, before.columns, private, f"{item.where}: {name}/{partition}")
             draft = rows.draft(partition, before=old)
             self._refuse_twice(name, draft, f"{item.where}: {name}/{partition} with the rows before", grown=True)
@@ -584,6 +622,16 @@ class _Taking:
         self.tell(f"{name}/{partition} {change}: {before.rows} rows, now {draft.rows}")
         address = store.adopt(f"{name}/{partition}", draft.path, draft.sha256)
         return _NewVersion(draft, address, change, before.digest, known.positions[partition], added)
+
+    def _differing(self, before: DataVersion, old: Path, draft: Draft) -> tuple[int, int]:
+        """How many rows of the version before the draft has not, and how many more it has; a query has no order."""
+        from kaizen.adapters.row_changes import count_changes
+
+        if before.columns.keys() - draft.columns.keys():
+            return before.rows, draft.rows
+        with self.loop.store.scratch() as folder:
+            found = count_changes(old, draft.path, (), folder)
+        return found.removed, found.added
 
     def _finish(self, name: str, waiting: list[_Landed], attempt: int = 1) -> list[DataVersion]:
         """Commit what waits to the data repository and append its records: then it is there, all of it."""
@@ -609,7 +657,7 @@ class _Taking:
             events.append(self.loop.new_event(f"source/{name}", delivery, each.key, expect=self.marks.get(name)))
         try:
             appended = self.loop.ledger.append_all(self.loop.name, events)
-        except HeadMoved:
+        except (HeadMoved, KeyConflict):
             self.known.pop(name, None)
             self.landed -= {each.key for each in landed}
             if attempt == _PATIENCE:
@@ -673,6 +721,18 @@ class _Taking:
             previous=new.previous,
             added=new.added,
             private=landed.private,
+        )
+
+
+def _refuse_gone(gone: int, where: str) -> None:
+    if gone:
+        raise PartitionConflict(
+            "KZ430",
+            "partition was delivered before with other content",
+            where=where,
+            value=f"{gone} rows that were there before are gone, or others now",
+            limit="the rows before, and new ones (on_change: append)",
+            action="correct the rows at the source; if they may change there, say on_change: replace for the table",
         )
 
 

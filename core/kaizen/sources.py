@@ -21,6 +21,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -166,6 +167,29 @@ class FileItem:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Whole partitions are wanted of a table with a watermark, not only what was added to them.
+
+    Attributes:
+        time: the column that dates a row, "" if the table is not cut by time. zone: that it is cut in.
+        keys: columns that identify a row. holds: whether a partition is in the range; since, until: its ends, if it is
+            one. Without a range those partitions are wanted that have new rows.
+    """
+
+    time: str
+    zone: str
+    keys: tuple[str, ...]
+    holds: Callable[[str], bool]
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def is_range(self) -> bool:
+        """Whether somebody asked for a range."""
+        return self.since is not None or self.until is not None
+
+
+@dataclass(frozen=True)
 class Whence:
     """What a source is looked at from.
 
@@ -173,6 +197,7 @@ class Whence:
         base: where relative paths start. env: the loop's environment. name: of the table.
         since: the watermark of the newest delivery, for sources that have one.
         secrets: values that an orchestrator's connection gives, by name; others are found in variables and files.
+        whole: what is wanted of a source with a watermark, if it is more than what was added.
     """
 
     base: Path
@@ -180,6 +205,7 @@ class Whence:
     name: str = ""
     since: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    whole: Whole | None = None
 
 
 Find = Callable[[TableSpec, Whence], list[Item]]

@@ -141,8 +141,8 @@ class TableSpec:
         format, encoding: of files, where their names do not tell. max_expanded: what a packed file may become.
         on_change: what comes for a partition that is there: refused, added to it, or in its place.
         new_columns: whether a column that was not there before is taken.
-        select: of a database, a table or a query. watermark: its column that grows with new rows. secret: the name of
-            its password.
+        select: of a database, a table or a query. watermark: its column that grows with new rows. lag: how much later
+            than others a row may come, in time or in the watermark's numbers. secret: the name of its password.
         asset: another team's Airflow asset that rings when the source has something.
         asof: for a look-up: since when a row holds; of the rows with the same ``join`` the newest that is not later
             than the prediction is joined, if it is not older than ``max_age``.
@@ -168,6 +168,7 @@ class TableSpec:
     new_columns: Literal["accept", "refuse"] = field(default="accept", metadata=codec.LATER)
     select: str = field(default="", metadata=codec.LATER)
     watermark: str = field(default="", metadata=codec.LATER)
+    lag: float | timedelta | None = field(default=None, metadata=codec.LATER)
     secret: str = field(default="", metadata=codec.LATER)
     asset: str = field(default="", metadata=codec.LATER)
     asof: str = field(default="", metadata=codec.LATER)

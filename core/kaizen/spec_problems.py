@@ -257,6 +257,12 @@ def _source_problems(key: str, table: TableSpec) -> list[Problem]:
                 "KZ305", "missing key", f"{key}.select", None, "a watermark is a column of a table or query", "name it"
             )
         )
+    if table.lag is not None and not table.watermark:
+        limit = "a table of a database, with watermark"
+        action = "name the watermark that the lag goes back from, or remove the line"
+        found.append(
+            Problem("KZ359", "a lag without a watermark", f"{key}.lag", codec.encode(table.lag), limit, action)
+        )
     if table.watermark and table.on_change == "refuse":
         action = "say on_change: append"
         found.append(
@@ -409,6 +415,7 @@ def _range_problems(spec: Spec) -> list[Problem]:
             (f"data.tables.{n}.min_rows", t.min_rows, t.min_rows >= 1, "at least 1")
             for n, t in spec.data.tables.items()
         ),
+        *((f"data.tables.{n}.lag", t.lag, _is_above_zero(t.lag), "above 0") for n, t in spec.data.tables.items()),
         *(
             (f"gates[{i}].confidence", g.confidence, 0.5 < g.confidence < 1, "0.5 to 1")
             for i, g in enumerate(spec.gates)
@@ -419,6 +426,10 @@ def _range_problems(spec: Spec) -> list[Problem]:
         for key, value, fits, limit in rules
         if not fits
     ]
+
+
+def _is_above_zero(lag: float | timedelta | None) -> bool:
+    return lag is None or (lag > timedelta(0) if isinstance(lag, timedelta) else lag > 0)
 
 
 def _split_ranges(spec: Spec) -> list[tuple[str, Any, bool, str]]:

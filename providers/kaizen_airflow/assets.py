@@ -23,7 +23,7 @@ PARTITIONS = "/partitions/"
 def partitions_asset(loop: str, table: str) -> Asset:
     """Rung by validate, with partition keys: these partitions of a table have a verdict. For a team's own DAGs.
 
-    ``PartitionedAssetTimetable(assets=...)`` starts one run for each. An event without a key says nothing.
+    ``PartitionedAssetTimetable(assets=...)`` starts one run for each.
     """
     return loop_asset(loop, f"data{PARTITIONS}{table}")
 

@@ -154,7 +154,8 @@ class IngestDag(LoopDag):
     """Takes what landed and gives it a verdict. Started by what comes, by other teams' assets, or by any ``schedule``.
 
     A person backfills a range by a run's configuration, `{"since": "2013-02-01", "until": "2013-04-01"}`: partitions
-    that begin and end within. A run with a partition key takes that partition alone.
+    that begin and end within. A run with a partition key takes that partition alone; Airflow gives keys to runs of a
+    DAG whose `schedule` is by partitions only.
     """
 
     kind, stages = "ingest", ("ingest", "validate")

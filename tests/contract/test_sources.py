@@ -26,7 +26,7 @@ from tests.services import s3_server
 from kaizen.adapters.memory_registry import MemoryRegistry
 from kaizen.adapters.tables import read_parquet
 from kaizen.errors import DataRefused
-from kaizen.ingest import EVER, Span, _taking, has_landed, ingest
+from kaizen.ingest import EVER, _taking, has_landed, ingest
 from kaizen.loop import open_loop
 
 JANUARY, FEBRUARY = "2024-01", "2024-02"
@@ -381,12 +381,3 @@ def test_more_rows_than_were_listed_are_not_taken_twice(database):
             JANUARY: (60, ""),
             FEBRUARY: (60, ""),
         }
-
-
-def test_a_range_is_not_taken_of_a_table_with_a_watermark(database):
-    database.deliver("part1", rows(JANUARY))
-    told = []
-    with database.open() as loop:
-        assert [v.table for v in ingest(loop, span=Span(until=loop.clock.now()), tell=told.append)] == ["stations"]
-        assert "schedules: a range cannot be taken of a table with a watermark" in told
-        assert [v.partition for v in ingest(loop)] == [JANUARY]

@@ -12,8 +12,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from demo.airflow_client import ApiRefused
 from tests.airflow_loops import (
     BACKFILL,
+    KEYED,
     KINDS,
     MARCH,
     PATIENCE,
@@ -269,6 +271,36 @@ def test_what_is_refused_fails_at_once_and_the_loop_goes_on_when_it_is_mended(lo
     loop.airflow.wait_idle(PATIENCE)
     assert_ends_as(loop, "corrected")
     assert [run["state"] for run in loop.runs("training")] == ["success"]
+
+
+def test_a_run_is_asked_for_a_range_or_by_its_key_for_one_partition(loop):
+    loop.begin("nothing")
+    # Nothing else takes what lands, and no turn follows what is taken.
+    loop.airflow.pause(loop.dag("monitoring"))
+    loop.airflow.pause(loop.dag("ingest"))
+    loop.reparse(watched=False)
+    land_months(*MONTHS[:4])(loop.project)
+    loop.airflow.unpause(loop.dag("ingest"))
+
+    with loop.bell("scoring"):
+        asked = loop.airflow.trigger(loop.dag("ingest"), {"since": "2024-02-01", "until": "2024-04-01"})
+    assert loop.taken("schedules") == loop.taken("outcomes") == [MONTHS[1], MONTHS[2]]
+    assert loop.keys("data/partitions/schedules", asked) == [MONTHS[1], MONTHS[2]]
+    assert loop.keys("data", asked) == [None]
+
+    # Airflow has keys for DAGs that are scheduled by partitions only.
+    with pytest.raises(ApiRefused, match="not a partitioned Dag"):
+        loop.airflow.trigger(loop.dag("ingest"), partition_key=MONTHS[3])
+    scored = loop.runs("scoring")
+    with loop.bell("keyed"):
+        keyed = loop.airflow.trigger(KEYED, partition_key=MONTHS[3])
+    assert loop.taken("schedules") == loop.taken("outcomes") == [MONTHS[1], MONTHS[2], MONTHS[3]]
+    assert loop.keys("data/partitions/schedules", keyed) == [MONTHS[3]]
+    assert loop.keys("data/partitions/stations", keyed) == []
+    # The key is that of all events of the run, and a DAG that is scheduled by plain ones does not hear them.
+    assert loop.keys("data", keyed) == [MONTHS[3]]
+    assert loop.runs("scoring") == scored
+    assert loop.outcomes() == {"success"}
 
 
 @pytest.mark.parametrize("points", [FEW, pytest.param(POINTS, marks=pytest.mark.soak)], ids=["few", "each stage"])

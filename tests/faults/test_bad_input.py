@@ -303,6 +303,7 @@ CASES = {
     "missing training function": Case(spec=train("trian"), fresh=True, stages=TO_TRIGGER),
     "unknown runner": Case(spec=train("train", runner="callabel"), fresh=True, stages=TO_VALIDATE),
     "times that do not go together": Case(spec={"data": {"tables": {"stations": {"max_age": "3d"}}}}),
+    "lag without a watermark": Case(spec={"data": {"tables": {"schedules": {"lag": "1h"}}}}),
     "label that cleaning would invent": Case(spec=clean("outcomes", missing={"delay": {"fill": 0}})),
     "rule of cleaning for no column": Case(
         spec=clean("schedules", missing={"rian": "drop_row"}), land=march(), stages=("ingest",)

@@ -236,10 +236,10 @@ def test_a_history_that_is_replayed_is_masked_before_it_lands_again(project: Pro
 def test_a_database_that_quotes_a_value_is_not_quoted(project: Project, tmp_path: Path) -> None:
     import sqlalchemy as sa
 
-    from kaizen.adapters.queries import _reading
+    from kaizen.adapters.sql_rows import reading
 
     def insert() -> None:
-        with _reading(sa.create_engine("sqlite://"), "here") as connection:
+        with reading(sa.create_engine("sqlite://"), "here") as connection:
             connection.execute(sa.text("CREATE TABLE people (n INTEGER CHECK (typeof(n) = 'integer'))"))
             connection.execute(sa.text("INSERT INTO people VALUES ('quorrim')"))
 

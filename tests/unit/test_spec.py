@@ -380,6 +380,15 @@ retrain, environment, tune
           next: correct it""",
     ),
     (
+        changed("data.tables.planes.lag", "1h"),
+        """\
+        KZ359: a lag without a watermark
+          where: kaizen.yml: data.tables.planes.lag
+          value: 1h
+          limit: a table of a database, with watermark
+          next: name the watermark that the lag goes back from, or remove the line""",
+    ),
+    (
         changed("gates.0.against", "champion"),
         """\
         KZ307: a gate has exactly one condition
@@ -865,6 +874,22 @@ def test_an_acceptance_set_is_a_floor_only(condition: dict[str, Any]) -> None:
     assert parse_spec(values, "kaizen.yml").gates[0].rows == "acceptance"
     del values["data"]["acceptance"]
     assert refusal(values).code == "KZ352"
+
+
+@pytest.mark.parametrize(
+    ("lag", "read"),
+    [("90m", timedelta(minutes=90)), (1000, 1000.0), (0, None), (-1, None), ("0s", None), ("soon", None)],
+)
+def test_a_lag_is_a_time_or_a_number_above_zero(lag: Any, read: Any) -> None:
+    source = {"uri": "sqlite:///planes.db", "select": "planes", "watermark": "changed", "on_change": "replace"}
+    values = changed("data.tables.planes", {**SMALLEST["data"]["tables"]["planes"], **source, "lag": lag})
+    if read is None:
+        error = refusal(values)
+        assert (error.code, error.where) == ("KZ304", "kaizen.yml: data.tables.planes.lag")
+        return
+    spec = parse_spec(values, "kaizen.yml")
+    assert spec.data.tables["planes"].lag == read
+    assert parse_spec(codec.encode(spec), "compiled").digest == spec.digest
 
 
 def test_gates_share_one_confidence() -> None:

@@ -21,11 +21,16 @@ class ValidateOperator(StageOperator):
 
     def ring(self, context: Context, value: dict[str, Any]) -> None:
         """Besides the loop's data, ring a table's asset for each of its partitions that has a verdict now."""
-        super().ring(context, value)
         records = self.result.records if self.result else ()
+        rung = []
         for asset in self.outlets:
             table = asset.name.partition(PARTITIONS)[2]
             prefix = f"validation/{table}/"
             keys = [r.subject.removeprefix(prefix) for r in records if table and r.subject.startswith(prefix)]
             if keys:
                 context["outlet_events"][asset].add_partitions(keys)
+            if keys or not table:
+                rung.append(asset)
+        # Airflow rings every outlet, and one without a key by that of the run: there is no such partition of its table.
+        self.outlets = rung
+        super().ring(context, value)
