@@ -420,7 +420,6 @@ class _Taking:
                 return None
         key = self._key_of(name, identity)
         if key in self.landed:
-            self.tell(f"{item.where}: not taken, the same as a file before it")
             return None
         landed = _Landed(item, key, Source(item.name, identity), tuple(drafts), door.said)
         try:

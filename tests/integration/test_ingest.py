@@ -444,9 +444,7 @@ def test_the_same_bytes_by_two_names_are_one_delivery(project, monkeypatch, toge
     for name in ("a.parquet", "b.parquet"):
         project.land("stations", name, pd.DataFrame({"origin": ["x"], "platforms": [1]}))
         project.land("schedules", name, schedules(JANUARY))
-    told = []
-    assert {v.partition for v in take(project, tell=told.append)} == {"a.parquet", JANUARY}
-    assert sum("not taken, the same as a file before it" in line for line in told) == 2
+    assert {v.partition for v in take(project)} == {"a.parquet", JANUARY}
     assert take(project) == []
 
 
