@@ -26,7 +26,7 @@ from tests.airflow_loops import (
     outcomes_of,
     rows_of,
 )
-from tests.loops import MONTHS, warm_processes
+from tests.loops import MONTHS
 
 pytest.importorskip("airflow", reason="Airflow is not installed: pip install 'kaizen-mlops[airflow]'")
 
@@ -54,11 +54,9 @@ FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("train.before_appe
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory):
-    with (
-        warm_processes() as processes,
-        loop_on_airflow(tmp_path_factory.mktemp("airflow"), processes, ROOT / "build" / "airflow-template") as found,
-    ):
+def loop(processes, tmp_path_factory):
+    folder, template = tmp_path_factory.mktemp("airflow"), ROOT / "build" / "airflow-template"
+    with loop_on_airflow(folder, processes, template) as found:
         yield found
 
 
