@@ -109,7 +109,10 @@ def test_first_run_is_one_turn_with_a_champion(told: Facts) -> None:
 # of it: with the starter's own parameters it fits another model.
 
 
-@pytest.mark.parametrize("place", ["", ELSEWHERE], ids=["in_process", "python"])
+# In another place `make test` compares the turn below, whose rows are split as well.
+@pytest.mark.parametrize(
+    "place", [pytest.param("", id="in_process"), pytest.param(ELSEWHERE, id="python", marks=pytest.mark.soak)]
+)
 def test_a_turn_from_the_shell_in_any_place_leaves_the_same_records(
     processes: WarmProcesses, told: Facts, starter: Path, tmp_path: Path, place: str
 ) -> None:
