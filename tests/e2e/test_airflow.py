@@ -49,8 +49,8 @@ POINTS = (
     ),
 )
 
-FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("train.before_append", "promote.after_append")))
-"""One in the DAG of the data, two in that of the model: each restart of a scheduler costs seconds."""
+FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("promote.after_append",)))
+"""One in the DAG of the data, one in that of the model: each restart of a scheduler costs seconds."""
 
 
 @pytest.fixture(scope="module")
