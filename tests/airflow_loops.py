@@ -301,7 +301,8 @@ class LoopOnAirflow:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, f"not in {PATIENCE:g} s: {what}"
-            time.sleep(0.1)
+            # Most looks are work for the API server, on the cores that the loop's tasks wait for.
+            time.sleep(0.25)
 
 
 @contextmanager

@@ -30,13 +30,16 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from types import ModuleType
+
+    from tests.loops import WarmProcesses
 
 pytest_plugins = ["tests.fault_table"]
 
 atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 # A shared machine may be slow at any moment: how long an example takes says nothing.
-hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("soak", deadline=None, max_examples=2_000)
 hypothesis.settings.load_profile("default")
 
@@ -76,6 +79,15 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = f"KAIZEN_NO_SKIPS=1 allows no skip. {reason}"
 
 
+@pytest.fixture(scope="session")
+def processes() -> Iterator[WarmProcesses]:
+    """Real processes that start warm: one server for all files, as its imports take longer than most tests."""
+    from tests.loops import warm_processes
+
+    with warm_processes() as found:
+        yield found
+
+
 @pytest.fixture(autouse=True)
 def isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test has its own working folder, MLflow store, DVC configuration, and Kedro project."""
@@ -86,18 +98,19 @@ def isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     leading = ("KEDRO_ENV", "MLFLOW_REGISTRY_URI", "KAIZEN_FAULT", "KAIZEN_DATA_REMOTE")
     for variable in [name for name in os.environ if name.startswith(leading)]:
         monkeypatch.delenv(variable)
-    path = sys.path.copy()
+    path, modules = sys.path.copy(), sys.modules.copy()
     yield
     sys.path[:] = path
-    _forget_project(tmp_path)
+    _forget_project(tmp_path, modules)
     _forget_mlflow()
 
 
-def _forget_project(folder: Path) -> None:
+def _forget_project(folder: Path, before: dict[str, ModuleType]) -> None:
     """A Kedro project that a test made leaves its modules behind: the next one has the same package name."""
-    # As text: thousands of modules are looked at after every test.
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(f"{folder}{os.sep}"):
+    # Thousands of modules are there after every test, few of them are new.
+    new = [name for name, module in sys.modules.items() if before.get(name) is not module]
+    for name in new:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(f"{folder}{os.sep}"):
             del sys.modules[name]
 
 

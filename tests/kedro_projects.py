@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -10,27 +9,7 @@ import sys
 from pathlib import Path
 
 import yaml
-
-_WARM = multiprocessing.get_context("forkserver")
-_WARM.set_forkserver_preload(
-    [
-        "great_expectations",
-        "kedro.framework.cli.cli",
-        "kedro_kaizen.pipelines.turn",
-        "mlflow.models",
-        "mlflow.sklearn",
-        "pandas",
-        "pyarrow.parquet",
-        "sklearn.ensemble",
-        "skops.io",
-        "kaizen.adapters.dvc_repository",
-        "kaizen.adapters.great_expectations_suite",
-        "kaizen.adapters.mlflow_registry",
-        "kaizen.adapters.place",
-        "kaizen.adapters.sql_databases",
-        "kaizen.cli",
-    ]
-)
+from tests.loops import WarmProcesses
 
 Ended = subprocess.CompletedProcess[str]
 """``stdout`` holds both streams."""
@@ -50,13 +29,11 @@ def call(folder: Path, *command: str, typed: str | None = None) -> Ended:
     )
 
 
-def call_warm(folder: Path, *command: str, **variables: str) -> Ended:
-    """``call`` in a process that has imported the libraries already, with some more variables."""
-    output = folder / "output.txt"
-    process = _WARM.Process(target=_run_module, args=(folder, command, _environment() | variables, output))
-    process.start()
-    process.join()
-    return Ended(command, int(process.exitcode or 0), output.read_text(encoding="utf-8"))
+def call_warm(processes: WarmProcesses, folder: Path, *command: str, **variables: str) -> Ended:
+    """``call`` in a process that has imported most libraries already, with some more variables."""
+    arguments = (str(folder), command, _environment() | variables)
+    ended = processes.start("tests.kedro_projects:run_module", *arguments).wait()
+    return Ended(command, ended.code, ended.out + ended.err)
 
 
 def new_project(folder: Path, name: str, *, repository: str, package: str) -> Path:
@@ -77,10 +54,8 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(named)}
 
 
-def _run_module(folder: Path, command: tuple[str, ...], variables: dict[str, str], output: Path) -> None:
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+def run_module(folder: str, command: list[str], variables: dict[str, str]) -> None:
+    """What ``python -m COMMAND`` does in ``folder``, with these variables and no others."""
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)

@@ -7,6 +7,7 @@ first: a server imports them once and forks.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -334,6 +335,8 @@ _PRELOADED = (
     "mlflow.store.tracking.sqlalchemy_store",
     "psycopg",
     "pyarrow.parquet",
+    # The modules of tests, whose functions are called, import it.
+    "pytest",
     "sklearn.ensemble",
     "sklearn.linear_model",
     "skops.io",
@@ -379,12 +382,11 @@ class WarmProcesses:
 
     _address: str
     _folder: Path
-    _count: int = field(default=0)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self, target: str, *arguments: Any, env: Mapping[str, str] | None = None) -> Running:
         """Call ``module:function`` with JSON-able arguments; what it returns (or raises) is the exit code."""
-        self._count += 1
-        folder = self._folder / str(self._count)
+        folder = self._folder / str(next(self._numbers))
         folder.mkdir()
         request = {
             "target": target,

@@ -21,6 +21,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
+from tests.loops import Running, WarmProcesses
 
 import kaizen
 from kaizen.adapters import mlflow_registry
@@ -440,13 +441,13 @@ def test_a_version_that_was_made_twice_after_a_lost_reply_is_the_first(
     ],
 )
 def test_a_killed_attempt_is_finished_by_the_next(
-    database: tuple[str, Path], loop: str, name: str, model: Path, point: str
+    processes: WarmProcesses, database: tuple[str, Path], loop: str, name: str, model: Path, point: str
 ) -> None:
     uri, artifacts = database
-    command = [sys.executable, "-c", TURN, uri, str(artifacts), loop, name, str(model)]
-    assert subprocess.run(command, env=environment(f"{point}:kill"), check=False).returncode == -signal.SIGKILL
+    arguments = [uri, str(artifacts), loop, name, str(model)]
+    assert start_turn(processes, arguments, f"{point}:kill").wait().code == -signal.SIGKILL
     opened = open_mlflow(uri, artifacts)
-    exec_turn(command[3:])
+    exec_turn(arguments)
     assert {stage: seen["status"] for stage, seen in opened.runs(loop, "turn-1").items()} == {
         "turn": "RUNNING",
         "train": "FINISHED",
@@ -460,30 +461,32 @@ def test_a_killed_attempt_is_finished_by_the_next(
     assert opened.registry.alias(name, "champion") == 1
 
 
-def test_a_new_database_is_whole_or_not_there(tmp_path: Path, loop: str, name: str, model: Path) -> None:
+def test_a_new_database_is_whole_or_not_there(
+    processes: WarmProcesses, tmp_path: Path, loop: str, name: str, model: Path
+) -> None:
     file, artifacts = tmp_path / "tracking" / "mlflow.db", tmp_path / "artifacts"
     arguments = [f"sqlite:///{file}", str(artifacts), loop, name, str(model)]
-    command = [sys.executable, "-c", TURN, *arguments]
-    killed = subprocess.run(command, env=environment("publish.file.before_rename:kill"), check=False)
-    assert (killed.returncode, file.exists()) == (-signal.SIGKILL, False)
+    killed = start_turn(processes, arguments, "publish.file.before_rename:kill").wait()
+    assert (killed.code, file.exists()) == (-signal.SIGKILL, False)
     exec_turn(arguments)
     assert set(open_mlflow(arguments[0], artifacts).runs(loop, "turn-1")) == {"turn", "train"}
 
 
-def test_processes_that_find_no_database_share_a_new_one(tmp_path: Path, loop: str, name: str, model: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_processes_that_find_no_database_share_a_new_one(
+    processes: WarmProcesses, tmp_path: Path, loop: str, name: str, model: Path
+) -> None:
+    uri, artifacts = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts"
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TURN, uri, str(tmp_path / "artifacts"), f"{loop}-{number}", name, str(model)],
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(3)
+        start_turn(processes, [uri, str(artifacts), f"{loop}-{number}", name, str(model)]) for number in range(3)
     ]
-    assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0)] * 3
-    opened = open_mlflow(uri, tmp_path / "artifacts")
+    assert [(ended.err, ended.code) for ended in (running.wait() for running in started)] == [("", 0)] * 3
+    opened = open_mlflow(uri, artifacts)
     assert [set(opened.runs(f"{loop}-{number}", "turn-1")) for number in range(3)] == [{"turn", "train"}] * 3
+
+
+def start_turn(processes: WarmProcesses, arguments: list[str], fault: str = "") -> Running:
+    """``exec_turn`` in a process of its own."""
+    return processes.start("tests.contract.test_registry:exec_turn", arguments, env={"KAIZEN_FAULT": fault})
 
 
 def exec_turn(arguments: list[str]) -> None:
@@ -495,8 +498,8 @@ def exec_turn(arguments: list[str]) -> None:
         sys.argv = original
 
 
-def environment(fault: str = "") -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(kaizen.__file__).parents[1]), "KAIZEN_FAULT": fault}
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(kaizen.__file__).parents[1])}
 
 
 @pytest.mark.parametrize("where", ["database", "server"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import warnings
@@ -149,11 +148,9 @@ def die_while_drawing(url):
         study.ask()
 
 
-def test_a_trial_that_was_torn_while_it_was_drawn_is_no_trial(shared_url):
-    process = multiprocessing.get_context("spawn").Process(target=die_while_drawing, args=(shared_url,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+def test_a_trial_that_was_torn_while_it_was_drawn_is_no_trial(processes, shared_url):
+    ended = processes.start("tests.contract.test_study:die_while_drawing", shared_url).wait()
+    assert ended.code == -signal.SIGKILL, ended.err
     with opened(shared_url) as study:
         assert study.unfinished() is None
         run(study, 2)

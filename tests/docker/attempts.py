@@ -1,7 +1,7 @@
 """Attempts at one training, each a process with a log file of its own, as a scheduler starts them one after another.
 
-``python -m tests.docker.attempts FOLDER NUMBER DO PLACE`` is one attempt: it runs the stage, keeps its result in the
-ledger as a stage does, and only then lets the container go.
+``main`` is one attempt: it runs the stage, keeps its result in the ledger as a stage does, and only then lets the
+container go.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 from kaizen import bridge, codec
@@ -27,35 +26,36 @@ CANARY = "canary-5b1e"
 class Training:
     """Its attempts, and what they left."""
 
-    def __init__(self, folder, place, **do):
-        self.folder, self.place, self.do = folder, place, do
+    def __init__(self, processes, folder, place, **do):
+        self.processes, self.folder, self.place, self.do = processes, folder, place, do
         self.attempts = 0
 
     def begin(self, fault=""):
-        """The process of the next attempt; it has begun when it says so."""
+        """The process of the next attempt; it has begun when there is its file ``attempt-NUMBER.begun``."""
         self.attempts += 1
-        own = {"PYTHONPATH": os.pathsep.join(sys.path), "KAIZEN_FAULT": fault, "MLFLOW_TRACKING_TOKEN": CANARY}
-        given = [str(self.folder), str(self.attempts), json.dumps(self.do), json.dumps(codec.encode(self.place))]
-        with self.errors(self.attempts).open("wb") as errors:
-            return subprocess.Popen(
-                [sys.executable, "-m", "tests.docker.attempts", *given],
-                env={**os.environ, **own},
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+        own = {"KAIZEN_FAULT": fault, "MLFLOW_TRACKING_TOKEN": CANARY}
+        given = [str(self.folder), self.attempts, self.do, codec.encode(self.place)]
+        return self.processes.start("tests.docker.attempts:main", *given, env=own)
+
+    def end(self, running):
+        """Wait for the end of an attempt, whose number is that of the newest: its exit code."""
+        ended = running.wait()
+        self.errors(self.attempts).write_text(ended.err)
+        return ended.code
 
     def attempt(self, fault=""):
         """One attempt from its beginning to its end: its exit code."""
-        with self.begin(fault) as process:
-            process.communicate(timeout=120)
-        return process.returncode
+        return self.end(self.begin(fault))
 
-    def kill(self, process):
+    def kill(self, running):
         """SIGKILL. False if there was nothing left to kill."""
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        return process.returncode == -signal.SIGKILL
+        with suppress(ProcessLookupError):
+            os.kill(running.pid, signal.SIGKILL)
+        return self.end(running) == -signal.SIGKILL
+
+    def begun(self):
+        """The file that the newest attempt makes when it has begun."""
+        return self.folder / f"attempt-{self.attempts}.begun"
 
     def errors(self, number):
         return self.folder / f"attempt-{number}.err"
@@ -104,19 +104,16 @@ def attempt_log(folder, number):
     return Log(tell, resume)
 
 
-def main(folder, number, do, place):
+def main(where, number, do, place):
     """One attempt."""
     from tests.docker.test_docker_place import caller_of, request_of
 
+    folder = Path(where)
     with open_ledger(ledger_url(folder)) as ledger:
         caller = caller_of(ledger, attempt_log(folder, number), attempt=number)
-        print("begun", flush=True)
+        (folder / f"attempt-{number}.begun").touch()
         if ledger.find(LOOP, "Kept", "training") is None:
             outputs = bridge.run(request_of(folder / str(number), **do), codec.decode(PlaceSpec, place), caller)
             result = {"weights": (Path(outputs["model"]) / "weights").read_text(), "metric": outputs["metric"]}
             ledger.append(LOOP, "kept", "Kept", "training", result, turn="", at=WallClock().now(), actor="test")
         caller.settle()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4]))

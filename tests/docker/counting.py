@@ -81,7 +81,8 @@ class Run:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, f"{what}: {self.task['state']}\n{self.log()}"
-            time.sleep(0.1)
+            # Each look is work for the API server, on the cores that the task waits for.
+            time.sleep(0.25)
 
     def ended(self):
         self.until(lambda: self.task["state"] in ("success", "failed", "skipped"), "the end")

@@ -442,9 +442,9 @@ POINTS = ("takeover", "before_create", "after_create", "before_start", "after_st
 
 @pytest.mark.fault("F01", "the task is killed at each point of a container's life", "I1 I2 I3 I11")
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at_any_point_the_next_attempt_gets_the_one_result(tmp_path, place, api, saw, point):
+def test_killed_at_any_point_the_next_attempt_gets_the_one_result(processes, tmp_path, place, api, saw, point):
     fault, fails = f"containers.{point}:kill", {"exit": 3} if point == "after_failure" else {}
-    training = Training(tmp_path, place, lines=5, **fails)
+    training = Training(processes, tmp_path, place, lines=5, **fails)
     with watch(api) as engine:
         first = fault if point != "takeover" else "containers.after_start:kill"
         assert training.attempt(first) == -9, training.errors(1).read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 from tests.docker.attempts import Training, leaks, ledger_url
@@ -16,18 +17,18 @@ from kaizen.ledger import open_ledger
 from kaizen.spec import PlaceSpec
 
 # Seed, SIGKILLs, seconds of the training.
-FEW = [pytest.param(seed, 4, 5, id=f"seed-{seed}") for seed in (1, 2)]
-MANY = [pytest.param(seed, 8, 20, id=f"seed-{seed}", marks=pytest.mark.soak) for seed in range(3, 30)]
+FEW = [pytest.param(1, 4, 5, id="seed-1")]
+MANY = [pytest.param(seed, 8, 20, id=f"seed-{seed}", marks=pytest.mark.soak) for seed in range(2, 30)]
 
 
 @pytest.mark.fault("F01", "the task is killed at random moments", "I1 I2 I3 I10 I11")
 @pytest.mark.parametrize(("seed", "kills", "seconds"), [*FEW, *MANY])
 def test_killed_at_random_moments_it_is_one_container_with_its_own_result(
-    tmp_path, docker_engine, stage_image, api, saw, seed, kills, seconds
+    processes, tmp_path, docker_engine, stage_image, api, saw, seed, kills, seconds
 ):
     dice, lines = random.Random(seed), seconds * 10
     place = PlaceSpec(mode="docker", image=stage_image, engine=docker_engine.host, memory="128m", cpus=1.0)
-    training = Training(tmp_path, place, lines=lines, every=0.1, metric=dice.random())
+    training = Training(processes, tmp_path, place, lines=lines, every=0.1, metric=dice.random())
     with watch(api) as engine:
         killed = sum(kill_once(training, dice.uniform(0, 0.8 * seconds / kills)) for _ in range(kills))
         while_it_runs = leaks(api, tmp_path)
@@ -47,7 +48,9 @@ def test_killed_at_random_moments_it_is_one_container_with_its_own_result(
 
 def kill_once(training, seconds):
     """Whether an attempt was still at work so many seconds after it had begun."""
-    process = training.begin()
-    assert process.stdout.readline() == "begun\n", training.errors(training.attempts).read_text()
+    running = training.begin()
+    while not training.begun().exists():
+        assert Path(f"/proc/{running.pid}").exists(), running.wait().err
+        time.sleep(0.01)
     time.sleep(seconds)
-    return training.kill(process)
+    return training.kill(running)

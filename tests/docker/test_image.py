@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.docker_engine import CHANGES, ROOT, DockerEngine, Registry, base_tarball, build_base_image
 from tests.kedro_projects import Ended, call, call_warm, new_project, succeed
+from tests.loops import WarmProcesses
 from tests.services import NotInstalledError
 
 from kaizen.adapters.docker_engine import Engine
@@ -220,9 +221,9 @@ def built(project: Path, base: str, wheel: Path) -> tuple[list[str], Ended]:
 
 
 @pytest.fixture(scope="module")
-def turned(project: Path, built: tuple[list[str], Ended]) -> Path:
+def turned(processes: WarmProcesses, project: Path, built: tuple[list[str], Ended]) -> Path:
     """The project after a turn in containers of its image."""
-    succeed(call_warm(project, "kaizen.cli", "turn", MLFLOW_TRACKING_TOKEN=CANARY))
+    succeed(call_warm(processes, project, "kaizen.cli", "turn", MLFLOW_TRACKING_TOKEN=CANARY))
     return project
 
 
@@ -337,7 +338,7 @@ def test_verdicts_and_rows_to_validate_on_are_the_same_with_containers_as_in_thi
 
 @pytest.mark.soak
 def test_a_search_in_containers_that_is_killed_in_a_trial_goes_on_with_the_very_container(
-    docker: DockerEngine, built: tuple[list[str], Ended], project: Path, tmp_path: Path
+    processes: WarmProcesses, docker: DockerEngine, built: tuple[list[str], Ended], project: Path, tmp_path: Path
 ) -> None:
     searching, api = tmp_path / "flights", docker.client.api
     shutil.copytree(project, searching, ignore=shutil.ignore_patterns(".kaizen"))
@@ -357,7 +358,7 @@ def test_a_search_in_containers_that_is_killed_in_a_trial_goes_on_with_the_very_
         first.kill()
         first.wait()
     # A shell does not take over from another one: it waits until the lease of the one that died has run out.
-    while (again := call_warm(searching, "kaizen.cli", "turn")).returncode == 5:
+    while (again := call_warm(processes, searching, "kaizen.cli", "turn")).returncode == 5:
         assert "KZ503" in again.stdout
         time.sleep(5)
     succeed(again)

@@ -182,8 +182,10 @@ def test_what_opens_a_model_gets_no_secret_and_needs_none(tmp_path, ledger, plac
         assert (dict(secrets.values), found.secrets) == ({}, ())
 
 
-def test_an_attempt_that_is_killed_between_start_and_secret_is_followed_by_one_that_gives_it(tmp_path, place, api):
-    training = Training(tmp_path, place, secret="password", lines=3)
+def test_an_attempt_that_is_killed_between_start_and_secret_is_followed_by_one_that_gives_it(
+    processes, tmp_path, place, api
+):
+    training = Training(processes, tmp_path, place, secret="password", lines=3)
     assert training.attempt("containers.after_start:kill") == -9, training.errors(1).read_text()
     (waiting,) = api.containers()
     assert training.attempt() == 0, training.errors(2).read_text()

@@ -28,7 +28,7 @@ from tests.airflow_loops import (
     outcomes_of,
     rows_of,
 )
-from tests.loops import MONTHS, warm_processes
+from tests.loops import MONTHS
 
 pytest.importorskip("airflow", reason="Airflow is not installed: pip install 'kaizen-mlops[airflow]'")
 
@@ -51,16 +51,14 @@ POINTS = (
     ),
 )
 
-FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("train.before_append", "promote.after_append")))
-"""One in the DAG of the data, two in that of the model: each restart of a scheduler costs seconds."""
+FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("promote.after_append",)))
+"""One in the DAG of the data, one in that of the model: each restart of a scheduler costs seconds."""
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory):
-    with (
-        warm_processes() as processes,
-        loop_on_airflow(tmp_path_factory.mktemp("airflow"), processes, ROOT / "build" / "airflow-template") as found,
-    ):
+def loop(processes, tmp_path_factory):
+    folder, template = tmp_path_factory.mktemp("airflow"), ROOT / "build" / "airflow-template"
+    with loop_on_airflow(folder, processes, template) as found:
         yield found
 
 

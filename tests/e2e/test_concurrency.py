@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.loops import LOOP, MONTHS, Project, make_loop, warm_processes
+from tests.loops import LOOP, MONTHS, Project, make_loop
 from tests.services import postgres
 
 from kaizen.errors import HeadMoved
@@ -31,12 +31,6 @@ from kaizen.records import (
 
 PROMOTERS, INGESTERS = 16, 8
 OTHERS = MONTHS[2 : 2 + INGESTERS]
-
-
-@pytest.fixture(scope="module")
-def processes():
-    with warm_processes() as found:
-        yield found
 
 
 # `make test` runs sixteen promoters on either database without the loop around them: tests/contract/test_ledger.py.

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from tests.kedro_projects import Ended, call, call_warm, new_project, succeed
+from tests.loops import WarmProcesses
 
 from kaizen.ledger import open_ledger
 from kaizen.loop import open_loop
@@ -85,13 +86,13 @@ def first(project: tuple[Path, Airport]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ran(first: Path, project: tuple[Path, Airport]) -> Ended:
+def ran(processes: WarmProcesses, first: Path, project: tuple[Path, Airport]) -> Ended:
     """April has landed, and ``kedro run`` has trained in another process."""
     project[1].land(4)
     overlay = first / "conf/local/kaizen.yml"
     place = {"place": {"mode": "python", "interpreter": sys.executable}}
     overlay.write_text(overlay.read_text() + yaml.safe_dump(place))
-    ran = call_warm(first, "kedro", "run")
+    ran = call_warm(processes, first, "kedro", "run")
     succeed(ran)
     return ran
 

@@ -4,14 +4,6 @@ import os
 
 import pytest
 from tests.data_bench import Bench
-from tests.loops import warm_processes
-
-
-@pytest.fixture(scope="session")
-def processes():
-    """Real processes that start warm."""
-    with warm_processes() as found:
-        yield found
 
 
 @pytest.fixture

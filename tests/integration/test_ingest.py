@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -348,31 +348,28 @@ def test_another_encoding_is_read_if_it_is_named(project, encoding):
 # Many at once.
 
 
-def test_eight_processes_on_the_same_deliveries_take_each_once(project):
+def test_eight_processes_on_the_same_deliveries_take_each_once(processes, project):
     table(project, partition="day")
     rows = pd.concat([schedules(JANUARY), schedules(FEBRUARY)]).reset_index(drop=True)
     days = rows.groupby(rows["departs"].dt.tz_convert("Europe/Paris").dt.strftime("%Y-%m-%d"))
     for day, part in days:
         project.land("schedules", f"{day}.parquet", part)
-    rng, deadline = random.Random(0), time.monotonic() + 120
-    command = [sys.executable, "-c", TAKE, str(project.spec), str(project.home)]
-    killed = 0
+    dice, kills = random.Random(0), itertools.count()
     with ThreadPoolExecutor(8) as pool:
 
-        def work(seed):
-            nonlocal killed
-            while time.monotonic() < deadline:
-                with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-                    if rng.random() < 0.5 and killed < 6:
-                        killed += 1
-                        try:
-                            process.wait(timeout=rng.uniform(1.5, 4))
-                        except subprocess.TimeoutExpired:
-                            os.kill(process.pid, signal.SIGKILL)
-                    told = process.stderr.read().decode()
-                if process.returncode == 0:
+        def work(_):
+            while True:
+                running = start_ingest(processes, project)
+                killed = dice.random() < 0.5 and next(kills) < 6
+                if killed:
+                    time.sleep(dice.uniform(0, 1))
+                    with suppress(ProcessLookupError):
+                        os.kill(running.pid, signal.SIGKILL)
+                ended = running.wait()
+                if ended.code == 0:
                     return
-                assert process.returncode == -signal.SIGKILL, told
+                assert killed, ended.err
+                assert ended.code == -signal.SIGKILL, ended.err
 
         list(pool.map(work, range(8)))
     with opened(project) as loop:
@@ -385,28 +382,17 @@ def test_eight_processes_on_the_same_deliveries_take_each_once(project):
     assert len([e for e in events if e.subject.startswith("data/schedules/")]) == len(found)
 
 
-TAKE = """
-import sys
-from pathlib import Path
-from kaizen.adapters.memory_registry import MemoryRegistry
-from kaizen.ingest import ingest
-from kaizen.loop import open_loop
-
-with open_loop(Path(sys.argv[1]), home=Path(sys.argv[2]), registry=MemoryRegistry()) as loop:
-    ingest(loop)
-"""
+def start_ingest(processes, project):
+    return processes.start("tests.loops:run_stages", str(project.spec), ["ingest"])
 
 
-def test_two_that_add_to_the_same_partition_lose_nothing(project):
+def test_two_that_add_to_the_same_partition_lose_nothing(processes, project):
     table(project, on_change="append")
     rows = schedules(JANUARY)
     for i in range(8):
         project.land("schedules", f"part{i}.parquet", rows.iloc[i::8])
-    command = [sys.executable, "-c", TAKE, str(project.spec), str(project.home)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
-    for process in processes:
-        told = process.communicate()[1].decode()
-        assert process.returncode == 0, told
+    running = [start_ingest(processes, project) for _ in range(3)]
+    assert [ended.err for ended in (each.wait() for each in running) if ended.code] == []
     found = read(project, "schedules", JANUARY)
     assert len(found) == len(rows)
     assert set(found["rain"]) == set(rows["rain"])

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from tests.kedro_projects import call, call_warm, new_project, succeed
+from tests.loops import WarmProcesses
 
 LOAD = """
 import json, sys
@@ -30,7 +31,7 @@ print("told", json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(processes: WarmProcesses, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The flights project, with one day of flights delivered, ingested and validated."""
     made = new_project(tmp_path_factory.mktemp("catalog"), "NYC Flights", repository="flights", package="flights")
     landing = made / "landing"
@@ -44,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overlay = {"data": {"tables": {name: {"uri": f"../../landing/{name}.parquet"} for name in names}}}
     (made / "conf/local/kaizen.yml").write_text(yaml.safe_dump(overlay))
     for stage in ("ingest", "validate"):
-        succeed(call_warm(made, "kaizen.cli", "stage", stage))
+        succeed(call_warm(processes, made, "kaizen.cli", "stage", stage))
     return made
 
 
@@ -53,8 +54,8 @@ def spec(project: Path) -> Path:
     return project / "conf/base/kaizen.yml"
 
 
-def test_a_new_project_is_in_step_with_its_spec(project: Path) -> None:
-    checked = call_warm(project, "kedro", "kaizen", "catalog", "--check")
+def test_a_new_project_is_in_step_with_its_spec(processes: WarmProcesses, project: Path) -> None:
+    checked = call_warm(processes, project, "kedro", "kaizen", "catalog", "--check")
     succeed(checked)
     assert "the catalog says what the spec says" in checked.stdout
 
@@ -72,36 +73,38 @@ def test_a_dataset_gives_the_validated_rows_and_what_people_should_know(project:
     assert "no validated rows of outcomes/*" in loaded
 
 
-def test_another_word_in_the_spec_is_out_of_step_until_the_file_is_written_anew(project: Path, spec: Path) -> None:
+def test_another_word_in_the_spec_is_out_of_step_until_the_file_is_written_anew(
+    processes: WarmProcesses, project: Path, spec: Path
+) -> None:
     text = spec.read_text()
     spec.write_text(text.replace("between the two airports", "as the crow flies"))
     try:
-        stale = call_warm(project, "kedro", "kaizen", "catalog", "--check")
+        stale = call_warm(processes, project, "kedro", "kaizen", "catalog", "--check")
         assert stale.returncode == 3
         assert "KZ347" in stale.stdout
         assert "catalog_kaizen.yml is another" in stale.stdout
-        succeed(call_warm(project, "kedro", "kaizen", "catalog"))
+        succeed(call_warm(processes, project, "kedro", "kaizen", "catalog"))
         assert "as the crow flies" in (project / "conf/base/catalog_kaizen.yml").read_text()
-        succeed(call_warm(project, "kedro", "kaizen", "catalog", "--check"))
+        succeed(call_warm(processes, project, "kedro", "kaizen", "catalog", "--check"))
     finally:
         spec.write_text(text)
-        succeed(call_warm(project, "kedro", "kaizen", "catalog"))
+        succeed(call_warm(processes, project, "kedro", "kaizen", "catalog"))
 
 
-def test_a_dataset_that_says_something_else_is_named(project: Path) -> None:
+def test_a_dataset_that_says_something_else_is_named(processes: WarmProcesses, project: Path) -> None:
     catalog = project / "conf/base/catalog.yml"
     text = catalog.read_text()
     catalog.write_text(f"{text}\nmine:\n  type: MemoryDataset\n  metadata: {{kaizen: {{table: planes, owner: bob}}}}\n")
     try:
-        stale = call_warm(project, "kedro", "kaizen", "catalog", "--check")
+        stale = call_warm(processes, project, "kedro", "kaizen", "catalog", "--check")
         assert stale.returncode == 3
         assert "dataset mine says something else of table planes" in stale.stdout
     finally:
         catalog.write_text(text)
 
 
-def test_data_is_a_command_of_the_project(project: Path) -> None:
-    shown = call_warm(project, "kedro", "kaizen", "data", "show", "flights")
+def test_data_is_a_command_of_the_project(processes: WarmProcesses, project: Path) -> None:
+    shown = call_warm(processes, project, "kedro", "kaizen", "data", "show", "flights")
     succeed(shown)
     assert "operations research" in shown.stdout
     assert "2013-01" in shown.stdout

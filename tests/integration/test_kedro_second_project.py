@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes
 from tests.kedro_projects import call_warm, new_project, succeed
+from tests.loops import WarmProcesses
 
 from kaizen.ledger import Event, open_ledger
 
@@ -70,10 +71,10 @@ def facts(project: Path) -> Facts:
 
 
 @pytest.fixture(scope="module")
-def first(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first(processes: WarmProcesses, starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project after its first ``kedro run``."""
     project = make_project(starter, tmp_path_factory.mktemp("kedro"))
-    succeed(call_warm(project, "kedro", "run"))
+    succeed(call_warm(processes, project, "kedro", "run"))
     return project
 
 
@@ -84,10 +85,10 @@ def told(first: Path) -> Facts:
 
 
 @pytest.fixture(scope="module")
-def second(first: Path, told: Facts) -> Path:
+def second(processes: WarmProcesses, first: Path, told: Facts) -> Path:
     """The project after another month has landed and ``kedro run`` has run again."""
     land(first, 4)
-    succeed(call_warm(first, "kedro", "run"))
+    succeed(call_warm(processes, first, "kedro", "run"))
     return first
 
 
@@ -108,13 +109,16 @@ def test_first_run_is_one_turn_with_a_champion(told: Facts) -> None:
 # of it: with the starter's own parameters it fits another model.
 
 
-@pytest.mark.parametrize("place", ["", ELSEWHERE], ids=["in_process", "python"])
+# In another place `make test` compares the turn below, whose rows are split as well.
+@pytest.mark.parametrize(
+    "place", [pytest.param("", id="in_process"), pytest.param(ELSEWHERE, id="python", marks=pytest.mark.soak)]
+)
 def test_a_turn_from_the_shell_in_any_place_leaves_the_same_records(
-    told: Facts, starter: Path, tmp_path: Path, place: str
+    processes: WarmProcesses, told: Facts, starter: Path, tmp_path: Path, place: str
 ) -> None:
     project = make_project(starter, tmp_path, "prod", place)
     turn = ("turn", "conf/base/kaizen.yml", "--env", "prod", "--because", "kedro run")
-    succeed(call_warm(project, "kaizen.cli", *turn))
+    succeed(call_warm(processes, project, "kaizen.cli", *turn))
     assert facts(project) == told
 
 
@@ -157,12 +161,14 @@ def test_dag_runs_in_any_place_leave_the_same_records(
     assert [(kind, payload["retrain"]) for _, kind, payload in found[len(told) :]] == [("TriggerDecision", False)]
 
 
-def test_a_run_killed_after_training_keeps_its_candidate(told: Facts, starter: Path, tmp_path: Path) -> None:
+def test_a_run_killed_after_training_keeps_its_candidate(
+    processes: WarmProcesses, told: Facts, starter: Path, tmp_path: Path
+) -> None:
     project = make_project(starter, tmp_path, "prod")
-    killed = call_warm(project, "kedro", "run", "--env=prod", KAIZEN_FAULT="evaluate.before_append:kill")
+    killed = call_warm(processes, project, "kedro", "run", "--env=prod", KAIZEN_FAULT="evaluate.before_append:kill")
     assert killed.returncode == -9
     [before] = [e for e in events(project) if e.kind == "TrainedModel"]
-    succeed(call_warm(project, "kedro", "run", "--env=prod"))
+    succeed(call_warm(processes, project, "kedro", "run", "--env=prod"))
     assert [e.hash for e in events(project) if e.kind == "TrainedModel"] == [before.hash]
     assert facts(project) == told
 
@@ -175,15 +181,15 @@ def test_next_month_is_another_turn(second: Path) -> None:
     assert ("2024-04", 1) in scored
 
 
-def test_single_nodes_run_again_on_the_records_of_the_last_turn(second: Path) -> None:
+def test_single_nodes_run_again_on_the_records_of_the_last_turn(processes: WarmProcesses, second: Path) -> None:
     before = facts(second)
-    succeed(call_warm(second, "kedro", "run", "--from-nodes=promote"))
+    succeed(call_warm(processes, second, "kedro", "run", "--from-nodes=promote"))
     assert facts(second) == before
 
 
-def test_a_run_over_budget_is_refused_in_the_words_of_the_core(second: Path) -> None:
+def test_a_run_over_budget_is_refused_in_the_words_of_the_core(processes: WarmProcesses, second: Path) -> None:
     before = events(second)
-    refused = call_warm(second, "kedro", "run")
+    refused = call_warm(processes, second, "kedro", "run")
     assert refused.returncode != 0
     assert "KZ210" in refused.stdout
     assert events(second) == before
@@ -198,7 +204,7 @@ SPLITS = {
 
 
 def test_validation_rows_and_rows_set_aside_are_the_same_by_kedro_and_in_another_place(
-    starter: Path, tmp_path: Path
+    processes: WarmProcesses, starter: Path, tmp_path: Path
 ) -> None:
     found = []
     for folder, place, command in (
@@ -215,7 +221,7 @@ def test_validation_rows_and_rows_set_aside_are_the_same_by_kedro_and_in_another
             "    features, label =": "    assert 40 < len(validation) < len(examples)\n    features, label =",
         }
         changed(project / "src/clinic/pipelines/training/nodes.py", checks)
-        succeed(call_warm(project, *command))
+        succeed(call_warm(processes, project, *command))
         found.append([(kind, p) for _, kind, p in facts(project) if kind not in ("TriggerDecision", "TurnRecord")])
     assert found[0] == found[1]
     kinds = dict(found[0])
@@ -232,9 +238,9 @@ def changed(path: Path, changes: dict[str, str]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def test_a_bad_spec_is_refused_before_any_node(starter: Path, tmp_path: Path) -> None:
+def test_a_bad_spec_is_refused_before_any_node(processes: WarmProcesses, starter: Path, tmp_path: Path) -> None:
     project = make_project(starter, tmp_path, changes="trian: {window: all}\n")
-    refused = call_warm(project, "kedro", "run")
+    refused = call_warm(processes, project, "kedro", "run")
     assert refused.returncode != 0
     assert "KZ303" in refused.stdout
     assert not (project / ".kaizen").exists()

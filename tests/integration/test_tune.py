@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from mlflow import MlflowClient
-from tests.loops import LOOP, MONTHS, make_loop, warm_processes
+from tests.loops import LOOP, MONTHS, make_loop
 
 from kaizen.ledger import open_ledger
 from kaizen.records import EvaluationReport, Search, TrainedModel, TrainingSet
@@ -56,12 +56,6 @@ PARAMETERS = {
     "strength": {"default": 0.001, "low": 1e-6, "high": 10.0, "log": True},
     "scale": {"default": True, "choices": [True, False]},
 }
-
-
-@pytest.fixture(scope="module")
-def processes():
-    with warm_processes() as server:
-        yield server
 
 
 @pytest.fixture

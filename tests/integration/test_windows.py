@@ -122,8 +122,16 @@ def test_an_evaluation_is_walked_back_to_the_files_that_were_delivered(tmp_path)
 # Splits inside training.
 
 
-@pytest.mark.parametrize("mode", ["in_process", "python"])
-@pytest.mark.parametrize("by", ["time", "hash"])
+# The rows are cut by the same code in either place: one way of it in another process, both in `make soak`.
+@pytest.mark.parametrize(
+    ("by", "mode"),
+    [
+        ("time", "in_process"),
+        ("hash", "in_process"),
+        ("time", "python"),
+        pytest.param("hash", "python", marks=pytest.mark.soak),
+    ],
+)
 def test_user_code_gets_rows_to_validate_on_that_are_not_among_its_examples(tmp_path, by, mode):
     place = {"mode": mode, **({"interpreter": sys.executable} if mode == "python" else {})}
     train = {**VALIDATING, "validation": {"by": by, "share": 0.25}}
