@@ -339,7 +339,7 @@ def stable_digests(path: Path, *names: str, copy: Path | None = None) -> dict[st
         fault_point("ingest.while_reading")
         after = path.stat()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.filename2:
             # It is the copy that cannot be written.
             raise
         raise unreadable(str(path), error.strerror or str(error)) from error

@@ -28,7 +28,7 @@ from kaizen.publish import publish_file
 GONE = "gone"
 
 _OBJECTS = "files/md5"
-_CHUNK, _BLOCK = 1 << 20, 4 << 20
+_CHUNK = 1 << 20
 # s3fs sends more than two parts' worth of bytes in parts.
 _PART = 50 << 20
 
@@ -146,27 +146,9 @@ def link(source: Path, target: Path, content: Content) -> str:
 
 
 def copy_and_read(source: Path, target: Path, content: Content) -> str:
-    """Copy a file, and read the copy again while the rest of it is written; what is wrong with it, or ""."""
-    if content.size <= _BLOCK:
-        shutil.copyfile(source, target)
-        return content.problem(target)
-    found = hashlib.new(content.hash_name, usedforsecurity=False)
-    with (
-        source.open("rb") as given,
-        target.open("wb") as copy,
-        target.open("rb", buffering=0) as written,
-        ThreadPoolExecutor(1) as beside,
-    ):
-        read = []
-        while block := given.read(_BLOCK):
-            copy.write(block)
-            copy.flush()
-            read.append(beside.submit(lambda: found.update(written.read(_BLOCK))))
-        for each in read:
-            each.result()
-        while block := written.read(_BLOCK):
-            found.update(block)
-    return content.difference(found.hexdigest())
+    """Copy a file, and read the copy again; what is wrong with it, or ""."""
+    found = file_digests(source, content.hash_name, copy=target)[1]
+    return content.difference(found[content.hash_name])
 
 
 def publish(target: Path, content: Content, source: Path, copy: Copy) -> None:
