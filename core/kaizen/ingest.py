@@ -485,7 +485,7 @@ class _Taking:
         earlier = self.earlier.setdefault(name, Earlier())
         door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
         if original:
-            self._check_columns(name, item.where, door.names(original.columns), known)
+            self._check_columns(name, item.where, door.names(list(original.columns)), known)
             original.read(door.look)
             door.close()
             return original, door

@@ -84,8 +84,7 @@ class DvcRepository:
             IntegrityError: a source is not a whole file of the store (KZ641); a copy went wrong (KZ642).
             MissingDependency: DVC is needed to make the repository.
         """
-        for version in versions:
-            self._check_path(version.path)
+        self._check_paths([version.path for version in versions])
         contents = spread(self._check_source, versions)
         fault_point("data.commit.before_remote")
         if not self._probed:
@@ -104,19 +103,22 @@ class DvcRepository:
             self.workspace.bring_up({v.path: content for v, content in wanted})
         return {v.path: Pointer(c.md5, c.size, commits[v.path + POINTER]) for v, c in wanted}
 
-    def _check_path(self, path: str) -> None:
-        plain = path.isprintable() and all(
-            part and not part.startswith(".") and not part.endswith(".dvc") for part in path.split("/")
-        )
-        if not plain or not (self.root / path).parent.resolve().is_relative_to(self.root.resolve()):
-            raise DataRefused(
-                "KZ441",
-                "path does not name a file of the data repository",
-                where=str(self.root),
-                value=ascii(path),
-                limit="a relative path of printable names, none beginning with '.' or ending with '.dvc'",
-                action="name the partition like flights/2013-04.parquet",
+    def _check_paths(self, paths: Sequence[str]) -> None:
+        root, folders = self.root.resolve(), {(self.root / path).parent for path in paths}
+        inside = {folder for folder in folders if folder.resolve().is_relative_to(root)}
+        for path in paths:
+            plain = path.isprintable() and all(
+                part and not part.startswith(".") and not part.endswith(".dvc") for part in path.split("/")
             )
+            if not plain or (self.root / path).parent not in inside:
+                raise DataRefused(
+                    "KZ441",
+                    "path does not name a file of the data repository",
+                    where=str(self.root),
+                    value=ascii(path),
+                    limit="a relative path of printable names, none beginning with '.' or ending with '.dvc'",
+                    action="name the partition like flights/2013-04.parquet",
+                )
 
     def _check_source(self, version: NewFile) -> Content:
         """What the store's file ``source`` holds, which must be what its name says."""

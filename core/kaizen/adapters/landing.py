@@ -21,7 +21,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from kaizen.adapters import row_hashes
-from kaizen.adapters.readers import BATCH, BROKEN, choose, damaged
+from kaizen.adapters.readers import BATCH, BROKEN, batch_rows, choose, damaged
 from kaizen.adapters.row_hashes import hash_rows
 from kaizen.adapters.schemas import column_types, value_of
 from kaizen.canonical import file_digests
@@ -311,7 +311,7 @@ class Original:
     path: Path
     partition: str
     wanted: Wanted
-    columns: list[str]
+    columns: dict[str, str]
     sha256: str
     md5: str
     rows: int = 0
@@ -324,7 +324,7 @@ class Original:
         try:
             with pq.ParquetFile(self.path, pre_buffer=False) as file:
                 # A whole footer says nothing of the pages before it, and its statistics are not to be relied on.
-                rows = max(1, min(1 << 16, BATCH * file.metadata.num_rows // max(1, size)))
+                rows = batch_rows(file)
                 step = -(-file.metadata.num_rows // rows // _LOOKS) or 1
                 for number, batch in enumerate(file.iter_batches(rows, use_threads=size > BATCH)):
                     self.rows += batch.num_rows
@@ -343,8 +343,8 @@ class Original:
         if before:
             grown = self.path.with_name("grown")
             return write_draft(partition, grown, lambda: chain(read_batches(before), read_batches(self.path)))
-        types, size = column_types(pq.read_schema(self.path)), self.path.stat().st_size
-        return Draft(partition, self.path, self.rows, size, self.sha256, self.md5, types, self.empty)
+        size = self.path.stat().st_size
+        return Draft(partition, self.path, self.rows, size, self.sha256, self.md5, self.columns, self.empty)
 
 
 def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Original | None:
@@ -365,7 +365,7 @@ def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> O
     # What was fetched from elsewhere is a copy already.
     copy = None if path.parent == folder else folder / "original"
     digests = stable_digests(path, "sha256", "md5", copy=copy)
-    return Original(copy or path, partition, wanted, names, digests["sha256"], digests["md5"])
+    return Original(copy or path, partition, wanted, column_types(schema), digests["sha256"], digests["md5"])
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -72,13 +72,18 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18) as file:
             names = choose(file.schema_arrow.names, wanted)
-            facts = file.metadata
-            groups = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
-            rows = max(1, min(1 << 16, BATCH * facts.num_rows // max(1, sum(groups))))
-            yield from _conformed(file.iter_batches(rows, columns=names, use_threads=False), names, wanted)
+            batches = file.iter_batches(batch_rows(file), columns=names, use_threads=False)
+            yield from _conformed(batches, names, wanted)
     except BROKEN:
         size = path.stat().st_size
         raise damaged(wanted, f"{size} bytes, no readable footer or pages", "a whole Parquet file") from None
+
+
+def batch_rows(file: pq.ParquetFile) -> int:
+    """How many rows of a file make a batch."""
+    facts = file.metadata
+    size: int = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
+    return max(1, min(1 << 16, BATCH * int(facts.num_rows) // max(1, size)))
 
 
 def _read_arrow(path: Path, wanted: Wanted) -> Iterator[pa.RecordBatch]:
