@@ -24,8 +24,18 @@ from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.catalogue import entry
 from kaizen.containers import parse_size
-from kaizen.errors import DataRefused, HeadMoved, KeyConflict, MissingDependency, PartitionConflict
+from kaizen.errors import DataRefused, HeadMoved, KeyConflict, MissingDependency
 from kaizen.faults import fault_point
+from kaizen.ingest_checks import (
+    needed_columns,
+    raw_types,
+    refuse_columns,
+    refuse_few,
+    refuse_gone,
+    refuse_other_content,
+    refuse_repeats,
+    refuse_rows,
+)
 from kaizen.ledger import Event
 from kaizen.loop import Loop
 from kaizen.ports import NewFile, Pointer
@@ -33,7 +43,7 @@ from kaizen.privacy import refuse_other_key
 from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
 from kaizen.seen import Seen, open_seen
 from kaizen.sources import FileItem, Item, Wanted, Whence, Whole, find_items, format_of
-from kaizen.spec import Spec, TableSpec
+from kaizen.spec import TableSpec
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
@@ -174,6 +184,10 @@ class _Known:
         self.types = merge_types([self.types, columns]) | dict(given)
         if partition >= self.newest:
             self.newest, self.order = partition, tuple(columns)
+
+    def added(self, names: Sequence[str]) -> list[str]:
+        """Those of ``names`` that are new; of a table's first delivery none is, later ones of a call have its order."""
+        return [name for name in names if name not in self.types] if self.versions or self.order else []
 
     @property
     def expected(self) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -410,9 +424,6 @@ class _Taking:
         if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
             versions += self._finish(name, waiting)
         drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
-        columns = {column: None for draft in drafts.values() for column in draft.columns}
-        if added := _added(list(columns), self._known(name)):
-            self.tell(f"{item.where}: new column {', '.join(added)}")
         self._check(name, item.where, rows, drafts)
         if not identity:
             identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
@@ -462,8 +473,8 @@ class _Taking:
         return Wanted(
             item.where,
             table.columns,
-            _needed_columns(self.loop, name),
-            _raw_types(spec, name, known.types),
+            needed_columns(spec, name),
+            raw_types(spec, name, known.types),
             order=known.order,
             private=spec.data.private,
             format=table.format or "",
@@ -485,14 +496,16 @@ class _Taking:
         earlier = self.earlier.setdefault(name, Earlier())
         door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
         if original:
-            self._check_columns(name, item.where, door.names(list(original.columns)), known)
+            names = door.names(list(original.columns))
+            refuse_columns(spec, name, item.where, names, known.added(names), known.types)
             original.read(door.look)
             door.close()
             return original, door
         cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
         for batch in item.batches(wanted):
             if first == 1:
-                self._check_columns(name, item.where, door.names(batch.schema.names), known)
+                names = door.names(batch.schema.names)
+                refuse_columns(spec, name, item.where, names, known.added(names), known.types)
             timed = with_time(batch, spec.time_of(name), wanted, first) if table.timed else batch
             cutter.add(door.take(timed))
             if first // _MANY_ROWS < (first + batch.num_rows) // _MANY_ROWS:
@@ -507,55 +520,15 @@ class _Taking:
         timed = self.loop.spec.data.tables[name].timed
         return [p for p in partitions if not timed or self.span.holds(*bounds(p, zone))]
 
-    # Checking it.
-
-    def _check_columns(self, name: str, where: str, names: Sequence[str], known: _Known) -> None:
-        from kaizen.adapters.examples import refuse_outcomes
-
-        spec, table = self.loop.spec, self.loop.spec.data.tables[name]
-        if table.role == "features" and spec.labels:
-            refuse_outcomes(spec, list(names), f"{where}: table {name}")
-        added = _added(names, known)
-        if added and table.new_columns == "refuse":
-            raise DataRefused(
-                "KZ468",
-                "column that was not there before",
-                where=where,
-                value=", ".join(added),
-                limit="columns " + ", ".join(known.types),
-                action=f"say new_columns: accept for the table {name}, or select its columns",
-            )
-
     def _check(self, name: str, where: str, rows: Rows, drafts: Mapping[str, Draft]) -> None:
-        table = self.loop.spec.data.tables[name]
-        # How many rows a range has, somebody else decided.
-        if rows.rows < table.min_rows and not (name in self.whole and self.span != EVER):
-            raise DataRefused(
-                "KZ408",
-                "too few rows",
-                where=where,
-                value=f"{rows.rows} rows",
-                limit=f"at least {table.min_rows} (data.tables.{name}.min_rows)",
-                action="deliver the file again, or lower min_rows",
-            )
-        for partition, draft in drafts.items():
-            place = f"{where}: {name}/{partition}" if table.partition else f"{where}: {name}"
-            if table.timed:
-                _refuse_future(self.loop, partition, place)
-            _refuse_all_null(draft.empty, _needed_columns(self.loop, name), place)
-            self._refuse_twice(name, draft, place)
-
-    def _refuse_twice(self, name: str, draft: Draft, where: str, *, grown: bool = False) -> None:
-        """Refuse repeated keys; see ``Spec.refuses_twice``."""
-        from kaizen.adapters.landing import repeats_keys
-
-        spec = self.loop.spec
-        keys = spec.keys_of(name)
-        if spec.refuses_twice(name, grown=grown) and repeats_keys(draft.path, keys):
-            from kaizen.adapters.examples import refuse_twice
-            from kaizen.adapters.tables import read_columns
-
-            refuse_twice(read_columns(draft.path, keys), keys, where)
+        spec, columns = self.loop.spec, {column: None for draft in drafts.values() for column in draft.columns}
+        if added := self._known(name).added(list(columns)):
+            self.tell(f"{where}: new column {', '.join(added)}")
+        if name not in self.whole or self.span == EVER:
+            # How many rows a range has, somebody else decided.
+            refuse_few(spec, name, where, rows.rows)
+        for draft in drafts.values():
+            refuse_rows(spec, name, where, draft, self.loop.clock.now())
 
     # Keeping it.
 
@@ -584,23 +557,17 @@ class _Taking:
         """
         from kaizen.adapters.landing import begins_with, same_rows
 
-        store, table, partition = self.loop.store, self.loop.spec.data.tables[name], draft.partition
+        store, spec, partition = self.loop.store, self.loop.spec, draft.partition
+        table = spec.data.tables[name]
         before = known.versions.get(partition)
-        added = tuple(_added(draft.columns, known))
+        added = tuple(known.added(list(draft.columns)))
         if before is None:
             return _NewVersion(draft, store.adopt(f"{name}/{partition}", draft.path, draft.sha256), "", "", 0, added)
         if draft.sha256 == split_address(before.address)[1] or same_rows(old := store.file(before.address), draft.path):
             return None
         policy = "replace" if table.partition is None or before.digest in known.refused else table.on_change
         if policy == "refuse":
-            raise PartitionConflict(
-                "KZ430",
-                "partition was delivered before with other content",
-                where=f"{name}/{partition}",
-                value=f"sha256 {draft.sha256}",
-                limit=f"sha256 {split_address(before.address)[1]}",
-                action="deliver corrections as another partition, or say on_change: append or replace for the table",
-            )
+            refuse_other_content(f"{name}/{partition}", draft.sha256, split_address(before.address)[1])
         change: Literal["grew", "replaced"] = "grew"
         if name in self.whole:
             if policy == "append":
@@ -609,13 +576,13 @@ class _Taking:
             if not gone and not more and draft.columns == before.columns:
                 return None
             if policy == "append":
-                _refuse_gone(gone, f"{item.where}: {name}/{partition}")
-                self._refuse_twice(name, draft, f"{item.where}: {name}/{partition}", grown=True)
+                refuse_gone(gone, f"{item.where}: {name}/{partition}")
+                refuse_repeats(spec, name, f"{item.where}: {name}/{partition}", draft, grown=True)
             change = "replaced" if gone else "grew"
         elif policy == "append":
             refuse_other_key(before.private, before.columns, private, f"{item.where}: {name}/{partition}")
             draft = rows.draft(partition, before=old)
-            self._refuse_twice(name, draft, f"{item.where}: {name}/{partition} with the rows before", grown=True)
+            refuse_repeats(spec, name, f"{item.where}: {name}/{partition} with the rows before", draft, grown=True)
         elif not begins_with(draft.path, old):
             change = "replaced"
         self.tell(f"{name}/{partition} {change}: {before.rows} rows, now {draft.rows}")
@@ -723,18 +690,6 @@ class _Taking:
         )
 
 
-def _refuse_gone(gone: int, where: str) -> None:
-    if gone:
-        raise PartitionConflict(
-            "KZ430",
-            "partition was delivered before with other content",
-            where=where,
-            value=f"{gone} rows that were there before are gone, or others now",
-            limit="the rows before, and new ones (on_change: append)",
-            action="correct the rows at the source; if they may change there, say on_change: replace for the table",
-        )
-
-
 def _is_small(item: Item) -> bool:
     try:
         return isinstance(item, FileItem) and item.path.stat().st_size <= _SMALL
@@ -746,14 +701,6 @@ def _is_small(item: Item) -> bool:
 def _place_of(name: str, item: Item) -> int:
     """The byte of the lock file that stands for an item."""
     return int.from_bytes(hashlib.sha256(f"{name}/{item.where}".encode()).digest()[:7])
-
-
-def _raw_types(spec: Spec, name: str, known: Mapping[str, str]) -> dict[str, str]:
-    """The types that columns are read in: as before, or as the spec says. What is private has become another type."""
-    table = spec.data.tables[name]
-    read = {n: t for n, t in known.items() if n not in spec.data.private} | dict(table.types)
-    # What dates a row is made a time of one type, whatever it came as.
-    return {n: t for n, t in read.items() if not (table.timed and n == spec.time_of(name))}
 
 
 def _single_partition(table: TableSpec, item: Item) -> str:
@@ -776,51 +723,3 @@ def _cut(loop: Loop, name: str, item: Item) -> Cut:
     if table.key_column:
         return landing.by_column(table.key_column, item.where)
     return landing.by_time(spec.time_of(name), table.partition or "", spec.clock.timezone)
-
-
-def _added(names: Sequence[str] | Mapping[str, str], known: _Known) -> list[str]:
-    # Of a table's first delivery no column is new; later ones of the same call have its order.
-    return [name for name in names if name not in known.types] if known.versions or known.order else []
-
-
-def _needed_columns(loop: Loop, name: str) -> tuple[str, ...]:
-    """The columns of a table that the spec's other lines rest on."""
-    spec, table = loop.spec, loop.spec.data.tables[name]
-    time = (spec.time_of(name),) if table.timed else (table.key_column,) if table.key_column else ()
-    truth = (spec.truth,)
-    if table.role == "labels":
-        return tuple(dict.fromkeys((*time, *spec.keys_of(name), *truth)))
-    if table.join:
-        prefix = f"{name}_"
-        looked_up = tuple(f.removeprefix(prefix) for f in spec.problem.features if f.startswith(prefix))
-        return tuple(dict.fromkeys((*time, *spec.keys_of(name), *looked_up)))
-    prefixes = tuple(f"{joined}_" for joined in spec.joined)
-    own = tuple(f for f in spec.problem.features if not f.startswith(prefixes or ("\0",)))
-    keys = tuple(k for joined in spec.joined for k in spec.data.tables[joined].join)
-    return tuple(dict.fromkeys((*time, *spec.problem.entity, *keys, *own, *(() if spec.labels else truth))))
-
-
-def _refuse_all_null(empty: Sequence[str], needed: Sequence[str], where: str) -> None:
-    found = [name for name in needed if name in empty]
-    if found:
-        raise DataRefused(
-            "KZ409",
-            "column holds no value at all",
-            where=where,
-            value=", ".join(found),
-            limit="at least one value in each column that the spec names",
-            action="mend the source; if the column is gone for good, remove it from kaizen.yml",
-        )
-
-
-def _refuse_future(loop: Loop, partition: str, where: str) -> None:
-    begins, now = bounds(partition, loop.spec.timezone)[0], loop.clock.now()
-    if begins > now:
-        raise DataRefused(
-            "KZ410",
-            "rows from the future",
-            where=where,
-            value=f"partition begins {begins.isoformat()}",
-            limit=f"not after {now.astimezone(begins.tzinfo).isoformat(timespec='seconds')}",
-            action="correct the timestamps or clock.timezone",
-        )
