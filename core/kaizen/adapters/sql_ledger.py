@@ -342,7 +342,10 @@ def _distinct(column: sa.Column[Any], *conditions: sa.ColumnElement[bool]) -> sa
 
 
 def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Row]:
-    return [dict(row) for row in connection.execute(query).mappings()]
+    found = connection.execute(query)
+    names = tuple(found.keys())
+    # A mapping of each row would look its names up anew.
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 def _found(connection: sa.Connection, loop: str, events: Sequence[NewEvent]) -> dict[tuple[str, str], Row]:
