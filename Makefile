@@ -27,7 +27,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo demo-ui demo-apart backtest bench faults soak lint format wheel smoke constraints clean stack-secrets up status logs down python
+.PHONY: help setup test long demo demo-ui demo-apart backtest bench faults soak lint format wheel smoke constraints clean stack-secrets up status logs down python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,8 +48,11 @@ python:
 		echo "Install one of them, or name it: make setup PYTHON=python3.12"; exit 1; } >&2
 
 # Files in the order of their names, not of their numbers of tests: the few long ones come early.
-test: lint ## lint, then every test
+test: lint ## lint, then the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+long: setup ## the long tests, which test leaves out: kills and comparisons through Airflow, Docker and other processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'long and not soak and not drill'
 
 demo: setup ## the flights of 2013 on a real Airflow, month by month, against the backtest: build/demo
 	$(BIN)/python -m demo.run

@@ -24,12 +24,13 @@ class AirflowError(Exception):
 class ApiRefused(AirflowError):
     """The REST API answered with an error, or not at all.
 
-    `status` is the HTTP status; 0 means that nothing answered.
+    `status` is the HTTP status; 0 means that nothing answered. `is_busy`: somebody else was writing to its database.
     """
 
     def __init__(self, method: str, path: str, status: int, text: str) -> None:
         super().__init__(f"{method} {path}: {status or 'no answer'}: {text}")
         self.status = status
+        self.is_busy = status in (500, 503) and ("is locked" in text or "Database error" in text)
 
 
 class AirflowTimeout(AirflowError):
@@ -53,12 +54,17 @@ class AirflowClient:
 
     def api(self, method: str, path: str, body: Json | None = None) -> Json:
         """Answer of `/api/v2<path>`; {} when it has no content. `path` holds the query and is already quoted."""
-        try:
-            return self._request(method, f"/api/v2{path}", body, self._token or self._log_in())
-        except ApiRefused as refused:
-            if refused.status != 401:
-                raise
-        return self._request(method, f"/api/v2{path}", body, self._log_in())
+        end = time.monotonic() + _ANSWER_SECONDS
+        while True:
+            try:
+                return self._request(method, f"/api/v2{path}", body, self._token or self._log_in())
+            except ApiRefused as refused:
+                if refused.status == 401:
+                    return self._request(method, f"/api/v2{path}", body, self._log_in())
+                # SQLite has one writer at a time; what was refused for that has changed nothing.
+                if not refused.is_busy or time.monotonic() > end:
+                    raise
+            time.sleep(_LOOK_SECONDS)
 
     def page(self, path: str) -> str:
         """Text of a page outside the API, as a person sees it who is logged in."""

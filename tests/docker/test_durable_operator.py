@@ -311,6 +311,7 @@ def lines(api):
     return api.logs(container["Id"]).decode().splitlines()
 
 
+@pytest.mark.long
 def test_it_says_what_the_blocking_one_says(airflow, api):
     runs = {dag: Run(airflow, dag) for kind in KINDS for dag in (kind, f"{kind}_blocking")}
     states = {dag: run.ended() for dag, run in runs.items()}
@@ -343,6 +344,7 @@ def test_while_it_is_deferred_nobody_waits_and_no_secret_lies_in_the_database(ai
 
 
 @pytest.mark.fault("F60", "the triggerer is killed, or told to end, and comes back", "I1 I2")
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [True, pytest.param(False, marks=pytest.mark.drill)], ids=["killed", "terminated"])
 def test_a_triggerer_that_comes_back_finds_the_same_container(airflow, api, triggerer, killed):
     run = deferred(airflow, "deferred_long")

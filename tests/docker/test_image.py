@@ -273,6 +273,7 @@ def test_the_same_content_is_not_built_again(
     assert "Step 1/" not in again.stdout
 
 
+@pytest.mark.long
 def test_a_turn_in_containers_of_the_image_makes_a_champion_and_leaves_nothing(
     docker: DockerEngine, turned: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_months_in_a_pause_and_after_it_lead_to_the_records_of_kaizen_turn(loop)
     assert "Loop rail/delays" in loop.airflow.page(path)
 
 
+@pytest.mark.long
 def test_a_task_killed_in_each_stage_is_tried_again_and_nothing_is_doubled(loop):
     loop.begin("february")
     for step, points in POINTS:
@@ -131,6 +132,7 @@ def test_a_task_whose_supervisor_dies_too_is_tried_again(loop):
     assert loop.tries() == {"train": [2]}
 
 
+@pytest.mark.long
 def test_two_runs_wait_for_each_other_and_lost_or_repeated_bells_change_nothing(loop):
     loop.begin("february")
     airflow = loop.airflow
@@ -228,6 +230,7 @@ def test_a_backfill_of_three_months_takes_all_in_its_first_run(loop):
     assert loop.outcomes() == {"success"}
 
 
+@pytest.mark.long
 def test_what_is_refused_fails_at_once_and_the_loop_goes_on_when_it_is_mended(loop):
     loop.begin("february")
     # A month that its suite refuses.
@@ -301,6 +304,7 @@ def test_a_run_is_asked_for_a_range_or_by_its_key_for_one_partition(loop):
     assert loop.outcomes() == {"success"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("points", [FEW, pytest.param(POINTS, marks=pytest.mark.soak)], ids=["few", "each stage"])
 def test_a_scheduler_killed_while_a_stage_is_at_work_changes_nothing(loop, points):
     """While a task is held in its stage; the task goes on beside the scheduler's successor.

@@ -120,6 +120,7 @@ def in_new_process(script: str, home: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 def test_imports_before_the_fork_are_complete_and_harmless(tmp_path: Path) -> None:
     found = in_new_process(IMPORTED, tmp_path)
     assert found == {

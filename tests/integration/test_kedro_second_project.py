@@ -132,6 +132,7 @@ dags = [kind(**which, dag_id=name + {suffix!r}) for name, kind in (
 
 
 # In this process: `make test` does the same on a real Airflow, with the loop of tests/loops.py.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "place", [pytest.param("", id="in_process"), pytest.param(ELSEWHERE, id="python", marks=pytest.mark.soak)]
 )
@@ -161,6 +162,7 @@ def test_dag_runs_in_any_place_leave_the_same_records(
     assert [(kind, payload["retrain"]) for _, kind, payload in found[len(told) :]] == [("TriggerDecision", False)]
 
 
+@pytest.mark.long
 def test_a_run_killed_after_training_keeps_its_candidate(
     processes: WarmProcesses, told: Facts, starter: Path, tmp_path: Path
 ) -> None:
@@ -203,6 +205,7 @@ SPLITS = {
 }
 
 
+@pytest.mark.long
 def test_validation_rows_and_rows_set_aside_are_the_same_by_kedro_and_in_another_place(
     processes: WarmProcesses, starter: Path, tmp_path: Path
 ) -> None:

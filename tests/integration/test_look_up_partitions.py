@@ -29,7 +29,7 @@ def depots(country: str, shift: float = 0.0) -> pd.DataFrame:
     return pd.DataFrame({"origin": [f"{country}{i}" for i in range(300)], "platforms": platforms, "country": country})
 
 
-@pytest.fixture(scope="module", params=["by country", "file"])
+@pytest.fixture(scope="module", params=["by country", pytest.param("file", marks=pytest.mark.soak)])
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A champion of two months; then a third month, and one country's depots anew."""
     cut = {"data": {"tables": {"stations": {"partition": request.param, "on_change": "replace"}}}}

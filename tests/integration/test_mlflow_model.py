@@ -162,6 +162,7 @@ def test_a_user_of_mlflow_opens_the_estimator_itself(saved: Path, model: Pipelin
     assert vars(calendar) == vars(original)
 
 
+@pytest.mark.long
 def test_the_same_training_in_another_process_leaves_the_same_bytes(
     project: Path, rows: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_labels_that_come_late_make_monitor_look_again(
         assert after.labels != before.labels
 
 
+@pytest.mark.long
 def test_a_replay_lands_what_rows_look_back_into_before_them(tmp_path: Path) -> None:
     project = make_loop(tmp_path / "rail", SPEC)
     project.land("gauges", "2023-12.parquet", gauges("2023-12"))

@@ -129,6 +129,7 @@ def runs_of(project):
     return {run.info.run_name: run for run in client.search_runs([experiment])}
 
 
+@pytest.mark.long
 def test_another_turn_searches_anew_and_a_stage_that_is_repeated_does_not(processes, project):
     search_by(project, trials=2)
     assert processes.kaizen("turn", project.spec).code == 0
@@ -160,6 +161,7 @@ POINTS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
 def test_a_search_that_is_killed_goes_on_and_ends_where_an_undisturbed_one_does(processes, undisturbed, point):
     project, expected = undisturbed

@@ -128,7 +128,7 @@ def test_an_evaluation_is_walked_back_to_the_files_that_were_delivered(tmp_path)
     [
         ("time", "in_process"),
         ("hash", "in_process"),
-        ("time", "python"),
+        pytest.param("time", "python", marks=pytest.mark.long),
         pytest.param("hash", "python", marks=pytest.mark.soak),
     ],
 )
