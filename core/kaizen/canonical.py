@@ -9,10 +9,12 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 
@@ -27,51 +29,81 @@ def digest(value: Any) -> str:
 
 
 def file_digests(path: Path, *names: str, copy: Path | None = None) -> tuple[int, dict[str, str]]:
-    """Size in bytes and hex digests of a file (default: sha256), all in one pass over the bytes.
+    """Size in bytes and hex digests of a file (default: sha256).
 
-    ``copy``: where the same pass copies them to; the digests are then of what the copy holds, read again.
+    ``copy``: where its bytes are copied to; the digests are then of what the copy holds, read again.
     """
-    first, *others = (hashlib.new(name, usedforsecurity=False) for name in names or ("sha256",))
-    size = 0
+    wanted = names or ("sha256",)
     with ExitStack() as opened:
         source = opened.enter_context(path.open("rb", buffering=0))
         target = opened.enter_context(copy.open("wb", buffering=0)) if copy else None
+        large = os.fstat(source.fileno()).st_size > _LARGE
+        if large and (copy or len(wanted) > 1):
+            found = _digest_beside(copy or path, wanted, source, target)
+            return found[0][0], {name: digest for name, (_, digest) in zip(wanted, found, strict=True)}
+        while target and _send(source, target):
+            pass
         stream = opened.enter_context(copy.open("rb", buffering=0)) if copy else source
-        length = os.fstat(source.fileno()).st_size
-        # Hashing leaves the interpreter free: a second digest goes to another core.
-        beside = opened.enter_context(ThreadPoolExecutor(len(others))) if others and length > _LARGE else None
-        buffer = memoryview(bytearray(max(1, min(_CHUNK, length))))
-        while True:
-            if target and size == target.tell():
-                _send(source, target, len(buffer))
-            count = stream.readinto(buffer)
-            if not count:
-                break
-            size, chunk = size + count, buffer[:count]
-            waits = [beside.submit(each.update, chunk) for each in others] if beside else []
-            first.update(chunk)
-            for each in () if beside else others:
-                each.update(chunk)
-            for wait in waits:
-                wait.result()
-    return size, {each.name: each.hexdigest() for each in (first, *others)}
+        digests = [hashlib.new(name, usedforsecurity=False) for name in wanted]
+        size = _update(digests, stream)
+    return size, {name: each.hexdigest() for name, each in zip(wanted, digests, strict=True)}
 
 
-def _send(source: FileIO, target: FileIO, count: int) -> None:
-    """Copy up to ``count`` bytes from where the two files are; the error of a disk names both."""
+def _digest_beside(path: Path, names: Sequence[str], source: FileIO, target: FileIO | None) -> list[tuple[int, str]]:
+    """Size and digest by each of ``names``, in a thread each, of a file that ``source`` is being copied to.
+
+    Hashing leaves the interpreter free: each digest has a core, and follows the copy at its own pace.
+    """
+    more: list[SimpleQueue[bool]] = [SimpleQueue() for _ in names]
+    with ThreadPoolExecutor(len(names)) as beside:
+        found = [beside.submit(_digest_behind, path, name, queue) for name, queue in zip(names, more, strict=True)]
+        try:
+            while target and _send(source, target):
+                for queue in more:
+                    queue.put(True)
+        finally:
+            for queue in more:
+                queue.put(False)
+        return [each.result() for each in found]
+
+
+def _digest_behind(path: Path, name: str, more: SimpleQueue[bool]) -> tuple[int, str]:
+    """Size and digest of a file that grows for as long as there is ``more``."""
+    digests, size, goes_on = [hashlib.new(name, usedforsecurity=False)], 0, True
+    with path.open("rb", buffering=0) as stream:
+        while goes_on:
+            goes_on = more.get()
+            size += _update(digests, stream)
+    return size, digests[0].hexdigest()
+
+
+def _update(digests: Sequence[Any], stream: FileIO) -> int:
+    """Take what is left of a stream into digests; how many bytes that was."""
+    buffer, size = memoryview(bytearray(_CHUNK)), 0
+    while count := stream.readinto(buffer):
+        size += count
+        for each in digests:
+            each.update(buffer[:count])
+    return size
+
+
+def _send(source: FileIO, target: FileIO) -> int:
+    """Copy some bytes from where the two files are; how many. The error of a disk names both."""
     try:
         try:
             # Within the system, without a turn through this process.
-            os.sendfile(target.fileno(), source.fileno(), None, count)
+            return os.sendfile(target.fileno(), source.fileno(), None, _STEP)
         except OSError as error:
             if error.errno not in _NO_SENDFILE:
                 raise
-            rest = memoryview(source.read(count) or b"")
-            while rest:
-                rest = rest[target.write(rest) :]
+        block = source.read(_STEP) or b""
+        rest = memoryview(block)
+        while rest:
+            rest = rest[target.write(rest) :]
+        return len(block)
     except OSError as error:
         raise OSError(error.errno, error.strerror, source.name, None, target.name) from None
 
 
-_CHUNK, _LARGE = 1 << 20, 8 << 20
+_CHUNK, _STEP, _LARGE = 1 << 18, 4 << 20, 8 << 20
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EXDEV, errno.EOPNOTSUPP)

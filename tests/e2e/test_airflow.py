@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.airflow_loops import (
     PATIENCE,
     YEAR,
     LoopOnAirflow,
+    State,
     explain,
     land_bad_march,
     land_months,
@@ -51,6 +53,7 @@ POINTS = (
     ),
 )
 
+EARLY = "nothing scored has been labelled yet"
 FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("promote.after_append",)))
 """One in the DAG of the data, one in that of the model: each restart of a scheduler costs seconds."""
 
@@ -62,10 +65,27 @@ def loop(processes, tmp_path_factory):
         yield found
 
 
-def assert_ends_as(loop: LoopOnAirflow, name: str) -> None:
-    """Nothing is missing, and nothing is there twice."""
+def assert_ends_as(loop: LoopOnAirflow, name: str, *, early: bool = False) -> None:
+    """Nothing is missing, and nothing is there twice.
+
+    ``early``: where several bells ring at once, one may be answered between the promotion and the first look at the new
+    champion. That decision says so, and to retrain is none of its answers.
+    """
     found, expected = loop.state(), loop.references.states[name]
+    if early:
+        found, expected = without_early(found), without_early(expected)
     assert found == expected, explain(found, expected)
+
+
+def without_early(state: State) -> State:
+    """The state without such decisions, the others in the places that they would have."""
+    kept = [row for row in state["ledger"] if row[3] != "TriggerDecision" or not row[6]["reason"].startswith(EARLY)]
+    places: Counter[str] = Counter()
+    rows = []
+    for row in sorted(kept, key=lambda row: (row[1], row[2])):
+        places[row[1]] += 1
+        rows.append([*row[:2], places[row[1]], *row[3:]])
+    return {**state, "ledger": rows}
 
 
 def test_months_in_a_pause_and_after_it_lead_to_the_records_of_kaizen_turn(loop):
@@ -222,11 +242,11 @@ def test_a_backfill_of_three_months_takes_all_in_its_first_run(loop):
     counts = [loop.airflow.xcom(BACKFILL, run["dag_run_id"], "ingest")["count"] for run in loop.runs("backfill")]
     assert len(counts) == 3
     assert sorted(counts)[:2] == [0, 0]
-    assert_ends_as(loop, "at once")
+    assert_ends_as(loop, "at once", early=True)
     with loop.bell():
         loop.airflow.unpause(loop.dag("ingest"))
         loop.reparse(watched=True)
-    assert_ends_as(loop, "at once")
+    assert_ends_as(loop, "at once", early=True)
     assert loop.outcomes() == {"success"}
 
 
