@@ -190,7 +190,8 @@ def _monitor(loop: Loop, order: Order) -> StageResult:
 
 def _trigger(loop: Loop, order: Order) -> StageResult:
     decision = trigger(loop, wish=order.because)
-    idle = "" if open_decision(loop) else f"no retraining: {decision.reason}"
+    why = "what was decided last is done" if decision.retrain else decision.reason
+    idle = "" if open_decision(loop) else f"no retraining: {why}"
     return _result(loop, "trigger", {"trigger": decision}, turn_id(decision) if not idle else "", idle)
 
 

@@ -17,6 +17,7 @@ from kaizen.faults import fault_point
 from kaizen.loop import Loop
 from kaizen.monitor import judgement
 from kaizen.records import HealthReport, ScoredBatch, TriggerDecision, TurnRecord
+from kaizen.score import unscored
 from kaizen.spec import RetrainSpec
 from kaizen.train import refuse_unsound
 
@@ -124,6 +125,9 @@ def _why_not(s: Situation) -> str:
 def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
     """Decide now and keep the decision; one that was not carried out yet is taken up again instead.
 
+    The newest decision stands while score and monitor have yet to look at the labels that it was about, for a new
+    champion or because labels were corrected.
+
     Raises:
         UsageError: KZ210: a person's wish is held back, or there is nothing to train on.
         DataRefused: what cannot be trained on; see ``train.refuse_unsound``. Then no decision is kept.
@@ -148,6 +152,8 @@ def trigger(loop: Loop, *, wish: str = "") -> TriggerDecision:
     if decision.retrain:
         # Before the decision is kept: it would stay open for good.
         refuse_unsound(loop, turn_id(decision))
+    elif (newest := loop.head(TriggerDecision, "trigger")) and decision.partition < newest.partition:
+        return newest
     fault_point("trigger.before_append")
     loop.append("trigger", decision, key)
     return decision
@@ -178,9 +184,11 @@ def turn_id(decision: TriggerDecision) -> str:
 
 
 def _looked_at(loop: Loop) -> list[str]:
-    """Labelled partitions, without those that monitor has yet to judge by labels: half a picture decides nothing."""
-    scored = loop.heads(ScoredBatch, "score/")
-    return [p for p in loop.labelled() if p not in scored or judgement(loop, scored[p], labelled=True)]
+    """Labelled partitions, without those that score or monitor has yet to look at: half a picture decides nothing."""
+    scored, due = loop.heads(ScoredBatch, "score/"), unscored(loop)
+    return [
+        p for p in loop.labelled() if p not in due and (p not in scored or judgement(loop, scored[p], labelled=True))
+    ]
 
 
 def _decisions(loop: Loop) -> list[TriggerDecision]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from demo.airflow_client import ApiRefused
@@ -23,7 +21,6 @@ from tests.airflow_loops import (
     PATIENCE,
     YEAR,
     LoopOnAirflow,
-    State,
     explain,
     land_bad_march,
     land_months,
@@ -54,7 +51,6 @@ POINTS = (
     ),
 )
 
-EARLY = "nothing scored has been labelled yet"
 FEW = ((rows_of, ("validate.before_append",)), (outcomes_of, ("promote.after_append",)))
 """One in the DAG of the data, one in that of the model: each restart of a scheduler costs seconds."""
 
@@ -66,31 +62,10 @@ def loop(processes, tmp_path_factory):
         yield found
 
 
-def assert_ends_as(loop: LoopOnAirflow, name: str, *, early: bool = False) -> None:
-    """Nothing is missing, and nothing is there twice.
-
-    ``early``: where several bells ring at once, one may be answered between the promotion and the first look at the new
-    champion: one decision more, which says so and retrains nothing.
-    """
+def assert_ends_as(loop: LoopOnAirflow, name: str) -> None:
+    """Nothing is missing, and nothing is there twice."""
     found, expected = loop.state(), loop.references.states[name]
-    if early and len(found["ledger"]) == len(expected["ledger"]) + 1:
-        found, expected = without_early(found), {**expected, "ledger": in_order(expected["ledger"])}
     assert found == expected, explain(found, expected)
-
-
-def without_early(state: State) -> State:
-    """The state without one such decision, those after it in the places that they would have."""
-    rows = in_order(state["ledger"])
-    early = [n for n, row in enumerate(rows) if row[3] == "TriggerDecision" and row[6]["reason"] == EARLY]
-    at = early[-1] if early else len(rows) - 1
-    _, subject, place, _, _, _, payload = rows.pop(at)
-    assert (payload["retrain"], payload["causes"], payload["health"]) == (False, [], None)
-    rows = [[*r[:2], r[2] - 1, *r[3:]] if r[1] == subject and r[2] > place else r for r in rows]
-    return {**state, "ledger": rows}
-
-
-def in_order(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return sorted(map(list, rows), key=lambda row: (row[1], row[2]))
 
 
 def test_months_in_a_pause_and_after_it_lead_to_the_records_of_kaizen_turn(loop):
@@ -247,11 +222,11 @@ def test_a_backfill_of_three_months_takes_all_in_its_first_run(loop):
     counts = [loop.airflow.xcom(BACKFILL, run["dag_run_id"], "ingest")["count"] for run in loop.runs("backfill")]
     assert len(counts) == 3
     assert sorted(counts)[:2] == [0, 0]
-    assert_ends_as(loop, "at once", early=True)
+    assert_ends_as(loop, "at once")
     with loop.bell():
         loop.airflow.unpause(loop.dag("ingest"))
         loop.reparse(watched=True)
-    assert_ends_as(loop, "at once", early=True)
+    assert_ends_as(loop, "at once")
     assert loop.outcomes() == {"success"}
 
 

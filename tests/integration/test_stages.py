@@ -9,7 +9,8 @@ from tests.loops import MONTHS, Project, make_loop
 
 from kaizen.cli import main
 from kaizen.loop import open_loop
-from kaizen.stages import due
+from kaizen.records import TriggerDecision
+from kaizen.stages import due, run_stage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,3 +61,24 @@ def test_a_refused_turn_leaves_nothing_that_waits(tmp_path: Path) -> None:
     after(project, "ingest", "validate", "trigger")
     # Asked again, trigger would find another reason not to retrain; nobody needs to ask.
     assert after(project, "train", "evaluate", "promote", "deploy") == ()
+
+
+def test_a_bell_before_the_first_look_at_a_new_champion_decides_nothing(tmp_path: Path) -> None:
+    """Score and monitor have yet to look at the newest labelled partition: what was decided on it stands."""
+    project = make_loop(tmp_path / "project")
+    for month in MONTHS[:3]:
+        project.land_month(month)
+    after(project, "ingest", "validate", "trigger", "train", "evaluate", "promote", "deploy")
+    with open_loop(project.spec) as loop:
+        decided = loop.head(TriggerDecision, "trigger")
+        assert decided
+        for stage in ("trigger", "score", "trigger"):
+            bell = run_stage(loop, stage)
+            assert loop.head(TriggerDecision, "trigger") == decided
+        assert bell.idle == "no retraining: what was decided last is done"
+        run_stage(loop, "monitor")
+        assert run_stage(loop, "trigger").idle == "no retraining: drift unknown: no reason to act"
+        looked = loop.head(TriggerDecision, "trigger")
+        assert looked
+        assert looked.partition == decided.partition
+        assert looked.health
