@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -29,42 +29,51 @@ def digest(value: Any) -> str:
 
 
 def file_digests(path: Path, *names: str, copy: Path | None = None) -> tuple[int, dict[str, str]]:
-    """Size in bytes and hex digests of a file (default: sha256).
+    """Size in bytes and hex digests of a file (default: sha256). ``copy``: see ``begin_digests``."""
+    found = {name: coming.result() for name, coming in begin_digests(path, *names, copy=copy).items()}
+    return next(iter(found.values()))[0], {name: text for name, (_, text) in found.items()}
 
-    ``copy``: where its bytes are copied to; the digests are then of what the copy holds, read again.
+
+def begin_digests(path: Path, *names: str, copy: Path | None = None) -> dict[str, Future[tuple[int, str]]]:
+    """Size in bytes and hex digest of a file, by each of ``names`` (default: sha256); those of a large one will come.
+
+    ``copy``: where its bytes are copied to before this returns; the digests are then of what the copy holds, read
+    again. Hashing leaves the interpreter free: each digest of a large file has a thread, and follows the copy at its
+    own pace.
     """
     wanted = names or ("sha256",)
     with ExitStack() as opened:
         source = opened.enter_context(path.open("rb", buffering=0))
         target = opened.enter_context(copy.open("wb", buffering=0)) if copy else None
-        large = os.fstat(source.fileno()).st_size > _LARGE
-        if large and (copy or len(wanted) > 1):
-            found = _digest_beside(copy or path, wanted, source, target)
-            return found[0][0], {name: digest for name, (_, digest) in zip(wanted, found, strict=True)}
+        if os.fstat(source.fileno()).st_size > _LARGE:
+            return _begin_beside(copy or path, wanted, source, target)
         while target and _send(source, target):
             pass
         stream = opened.enter_context(copy.open("rb", buffering=0)) if copy else source
         digests = [hashlib.new(name, usedforsecurity=False) for name in wanted]
         size = _update(digests, stream)
-    return size, {name: each.hexdigest() for name, each in zip(wanted, digests, strict=True)}
+    found: dict[str, Future[tuple[int, str]]] = {name: Future() for name in wanted}
+    for each, coming in zip(digests, found.values(), strict=True):
+        coming.set_result((size, each.hexdigest()))
+    return found
 
 
-def _digest_beside(path: Path, names: Sequence[str], source: FileIO, target: FileIO | None) -> list[tuple[int, str]]:
-    """Size and digest by each of ``names``, in a thread each, of a file that ``source`` is being copied to.
-
-    Hashing leaves the interpreter free: each digest has a core, and follows the copy at its own pace.
-    """
+def _begin_beside(
+    path: Path, names: Sequence[str], source: FileIO, target: FileIO | None
+) -> dict[str, Future[tuple[int, str]]]:
+    """The digests of a file that ``source`` is being copied to, if there is a ``target``."""
     more: list[SimpleQueue[bool]] = [SimpleQueue() for _ in names]
-    with ThreadPoolExecutor(len(names)) as beside:
-        found = [beside.submit(_digest_behind, path, name, queue) for name, queue in zip(names, more, strict=True)]
-        try:
-            while target and _send(source, target):
-                for queue in more:
-                    queue.put(True)
-        finally:
+    with ExitStack() as opened:
+        beside = ThreadPoolExecutor(len(names))
+        # Whoever wants a digest waits for it.
+        opened.callback(beside.shutdown, wait=False)
+        found = {n: beside.submit(_digest_behind, path, n, queue) for n, queue in zip(names, more, strict=True)}
+        for queue in more:
+            opened.callback(queue.put, False)
+        while target and _send(source, target):
             for queue in more:
-                queue.put(False)
-        return [each.result() for each in found]
+                queue.put(True)
+    return found
 
 
 def _digest_behind(path: Path, name: str, more: SimpleQueue[bool]) -> tuple[int, str]:

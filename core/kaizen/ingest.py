@@ -55,8 +55,10 @@ WHOLE = "all"
 """The partition of a table that is not cut."""
 _TOGETHER = (256, 256 << 20)
 """Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
-_SMALL = 64 << 20
-"""Bytes of a file that is read while another one is still held."""
+_SMALL = 16 << 20
+"""Bytes of a file that is read while others are still held."""
+_AHEAD, _READERS = 4, 2
+"""Small files that are read ahead, and how many of them at once: hashing and decoding leave the interpreter free."""
 _MANY_ROWS = 2_000_000
 """So many rows are worth a word on the way."""
 _PATIENCE = 20
@@ -351,8 +353,8 @@ class _Taking:
         return versions
 
     def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
-        """Those that nobody else is at, read; a small file while the one before it is looked at."""
-        with self.loop.store.scratch() as scratch, ThreadPoolExecutor(1) as beside:
+        """Those that nobody else is at, read; small files while the one before them is looked at."""
+        with self.loop.store.scratch() as scratch, ThreadPoolExecutor(_READERS) as beside:
             coming: list[_Coming] = []
             for item in items:
                 if not self._claim(name, item, wait=False):
@@ -362,7 +364,7 @@ class _Taking:
                 if small:
                     expected = self._known(name).expected
                     coming.append(_Coming(item, expected, beside.submit(self._bring, name, item, scratch)))
-                while len(coming) > small:
+                while len(coming) > (_AHEAD if small else 0):
                     yield self._as_expected(name, scratch, coming.pop(0))
                 if not small:
                     yield self._bring(name, item, scratch)
@@ -420,7 +422,11 @@ class _Taking:
         """Check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
         if not brought.read:
             return None
+        from kaizen.adapters.door import nothing_quoted
+
         item, identity, (rows, door) = brought.item, brought.identity, brought.read
+        with nothing_quoted(self.loop.spec, item.where):
+            door.close()
         if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
             versions += self._finish(name, waiting)
         drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
@@ -499,7 +505,6 @@ class _Taking:
             names = door.names(list(original.columns))
             refuse_columns(spec, name, item.where, names, known.added(names), known.types)
             original.read(door.look)
-            door.close()
             return original, door
         cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
         for batch in item.batches(wanted):
@@ -511,7 +516,6 @@ class _Taking:
             if first // _MANY_ROWS < (first + batch.num_rows) // _MANY_ROWS:
                 self.tell(f"{item.where}: {first + batch.num_rows - 1:,} rows read")
             first += batch.num_rows
-        door.close()
         return cutter, door
 
     def _within(self, name: str, partitions: Sequence[str]) -> list[str]:

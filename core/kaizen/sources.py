@@ -20,13 +20,14 @@ import re
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kaizen.canonical import file_digests
+from kaizen.canonical import begin_digests
 from kaizen.errors import DataRefused, MissingDependency, SpecError
 from kaizen.faults import fault_point
 from kaizen.spec import TableSpec
@@ -148,7 +149,7 @@ class FileItem:
             raise unreadable(self.where, error.strerror or str(error)) from error
 
     def identity(self, scratch: Path) -> str:
-        return stable_digests(self.path)["sha256"]
+        return stable_digests(self.path)["sha256"].result()[1]
 
     def batches(self, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         found: Iterator[pa.RecordBatch] = _readers().read_file(self.path, wanted)
@@ -331,11 +332,13 @@ def _is_open_for_writing(path: Path) -> bool:
     return False
 
 
-def stable_digests(path: Path, *names: str, copy: Path | None = None) -> dict[str, str]:
-    """``file_digests`` of a file that nobody is writing. Raises ``DataRefused``: KZ406 it changes, KZ407."""
+def stable_digests(path: Path, *names: str, copy: Path | None = None) -> dict[str, Future[tuple[int, str]]]:
+    """``begin_digests`` of a file that nobody is writing. Raises ``DataRefused``: KZ406 it changes, KZ407."""
     try:
         before = path.stat()
-        size, digests = file_digests(path, *names, copy=copy)
+        coming = begin_digests(path, *names, copy=copy)
+        # A copy changes no more; what was read of the file itself is what it was until now.
+        size = copy.stat().st_size if copy else max(each.result()[0] for each in coming.values())
         fault_point("ingest.while_reading")
         after = path.stat()
     except OSError as error:
@@ -345,7 +348,7 @@ def stable_digests(path: Path, *names: str, copy: Path | None = None) -> dict[st
         raise unreadable(str(path), error.strerror or str(error)) from error
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != after.st_size:
         raise changed(str(path), f"{before.st_size} bytes, then {after.st_size}")
-    return digests
+    return coming
 
 
 def unreadable(where: str, value: str) -> DataRefused:

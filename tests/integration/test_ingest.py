@@ -296,7 +296,7 @@ def test_a_deliverys_bytes_are_read_again_only_if_its_file_changed(project, monk
         # A file's times are believed when they are a while old.
         time.sleep(2.1)
         assert not has_landed(loop)
-        monkeypatch.setattr("kaizen.sources.file_digests", None)
+        monkeypatch.setattr("kaizen.sources.begin_digests", None)
         assert not has_landed(loop)
         assert ingest(loop) == []
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from kaizen.canonical import file_digests
+from kaizen.canonical import begin_digests, file_digests
 from kaizen.errors import DataRefused, IntegrityError, MissingDependency
-from kaizen.publish import publish_file
+from kaizen.publish import publish_file, sync
 
 GONE = "gone"
 
@@ -147,8 +147,11 @@ def link(source: Path, target: Path, content: Content) -> str:
 
 def copy_and_read(source: Path, target: Path, content: Content) -> str:
     """Copy a file, and read the copy again; what is wrong with it, or ""."""
-    found = file_digests(source, content.hash_name, copy=target)[1]
-    return content.difference(found[content.hash_name])
+    found = begin_digests(source, content.hash_name, copy=target)[content.hash_name]
+    if not found.done():
+        # A large copy goes to the disk while it is read again.
+        sync(target)
+    return content.difference(found.result()[1])
 
 
 def publish(target: Path, content: Content, source: Path, copy: Copy) -> None:

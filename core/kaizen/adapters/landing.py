@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -306,14 +307,18 @@ def write_draft(partition: str, path: Path, batches: Callable[[], Iterator[pa.Re
 
 @dataclass
 class Original:
-    """A copy of a delivered Parquet file that needs no change: read once to the end, not written anew."""
+    """A copy of a delivered Parquet file that needs no change: read once to the end, not written anew.
+
+    Attributes:
+        md5: of a large file it comes while the file is read.
+    """
 
     path: Path
     partition: str
     wanted: Wanted
     columns: dict[str, str]
     sha256: str
-    md5: str
+    md5: Future[tuple[int, str]]
     rows: int = 0
     empty: tuple[str, ...] = ()
 
@@ -344,7 +349,7 @@ class Original:
             grown = self.path.with_name("grown")
             return write_draft(partition, grown, lambda: chain(read_batches(before), read_batches(self.path)))
         size = self.path.stat().st_size
-        return Draft(partition, self.path, self.rows, size, self.sha256, self.md5, self.columns, self.empty)
+        return Draft(partition, self.path, self.rows, size, self.sha256, self.md5.result()[1], self.columns, self.empty)
 
 
 def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Original | None:
@@ -365,7 +370,8 @@ def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> O
     # What was fetched from elsewhere is a copy already.
     copy = None if path.parent == folder else folder / "original"
     digests = stable_digests(path, "sha256", "md5", copy=copy)
-    return Original(copy or path, partition, wanted, column_types(schema), digests["sha256"], digests["md5"])
+    sha256 = digests["sha256"].result()[1]
+    return Original(copy or path, partition, wanted, column_types(schema), sha256, digests["md5"])
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -94,7 +94,7 @@ class SqlLedger(ABC):
         return self._one(_newest(loop, subject))
 
     def find(self, loop: str, kind: str, key: str) -> Event | None:
-        return self._one(sa.select(EVENT).where(EVENT.c.loop == loop, EVENT.c.kind == kind, EVENT.c.key == key))
+        return self._one(_BY_KEY, loop=loop, kind=kind, key=key)
 
     def known_keys(self, loop: str, kind: str, keys: Collection[str]) -> set[str]:
         found: set[str] = set()
@@ -267,12 +267,12 @@ class SqlLedger(ABC):
             yield connection
             connection.commit()
 
-    def _rows(self, query: sa.Select[Any]) -> Sequence[Row]:
+    def _rows(self, query: sa.Select[Any], **given: str) -> Sequence[Row]:
         with self._reading() as connection:
-            return _rows(connection, query)
+            return _rows(connection, query, **given)
 
-    def _one(self, query: sa.Select[Any]) -> Event | None:
-        rows = self._rows(query)
+    def _one(self, query: sa.Select[Any], **given: str) -> Event | None:
+        rows = self._rows(query, **given)
         return event_of(rows[0]) if rows else None
 
     def _pages(
@@ -329,6 +329,9 @@ class SqlLedger(ABC):
             apply_migrations(connection, schema_number(connection, self.where))
 
 
+_BY_KEY = sa.select(EVENT).where(*(EVENT.c[name] == sa.bindparam(name) for name in ("loop", "kind", "key")))
+
+
 def _newest(loop: str, subject: str | sa.ColumnElement[Any]) -> sa.Select[Any]:
     chain = sa.select(EVENT).where(EVENT.c.loop == loop, EVENT.c.subject == subject)
     return chain.order_by(EVENT.c.subject_seq.desc()).limit(1)
@@ -341,8 +344,8 @@ def _distinct(column: sa.Column[Any], *conditions: sa.ColumnElement[bool]) -> sa
     return names.union_all(sa.select(later).select_from(names).where(names.c.name.is_not(None)))
 
 
-def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Row]:
-    found = connection.execute(query)
+def _rows(connection: sa.Connection, query: sa.Select[Any], **given: str) -> Sequence[Row]:
+    found = connection.execute(query, given)
     names = tuple(found.keys())
     # A mapping of each row would look its names up anew.
     return [dict(zip(names, row, strict=True)) for row in found]
