@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +37,7 @@ from kaizen.ingest_checks import (
     refuse_repeats,
     refuse_rows,
 )
-from kaizen.ledger import Event
+from kaizen.ledger import Event, NewEvent
 from kaizen.loop import Loop
 from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
@@ -150,6 +151,8 @@ class _Landed:
     partitions: tuple[str, ...]
     private: dict[str, str]
     versions: dict[str, _NewVersion] = field(default_factory=dict)
+    teaches: bool = False
+    """Whether it has columns that nobody knew: who else brings such at the same moment, may know other types."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,8 @@ class _NewVersion:
 class _Known:
     """What is there of a table: the newest version of each partition and its position, and what was refused.
 
-    ``types`` and ``order`` of its columns are as if what waits were there already: together is as one by one. The order
-    is that of ``newest``, the last partition by name.
+    ``delivered`` is the position of the newest delivery. ``types`` and ``order`` of its columns are as if what waits
+    were there already: together is as one by one. The order is that of ``newest``, the last partition by name.
     """
 
     versions: dict[str, DataVersion]
@@ -178,14 +181,16 @@ class _Known:
     types: dict[str, str]
     order: tuple[str, ...]
     newest: str
+    delivered: int
 
-    def learn(self, partition: str, columns: Mapping[str, str], given: Mapping[str, str]) -> None:
-        """Hold the next delivery against this one. ``given``: the types that the spec says."""
+    def learn(self, partition: str, columns: Mapping[str, str], given: Mapping[str, str]) -> bool:
+        """Hold the next delivery against this one; whether that changes the types. ``given``: those of the spec."""
         from kaizen.adapters.schemas import merge_types
 
-        self.types = merge_types([self.types, columns]) | dict(given)
+        before, self.types = self.types, merge_types([self.types, columns]) | dict(given)
         if partition >= self.newest:
             self.newest, self.order = partition, tuple(columns)
+        return self.types != before
 
     def added(self, names: Sequence[str]) -> list[str]:
         """Those of ``names`` that are new; of a table's first delivery none is, later ones of a call have its order."""
@@ -302,6 +307,8 @@ class _Taking:
         from kaizen.adapters.schemas import merge_types
 
         loop = self.loop
+        # First of all: what comes later than this look, is later than this position.
+        delivered = loop.ledger.head(loop.name, f"source/{name}")
         heads = loop.ledger.heads(loop.name, prefix=(prefix := f"data/{name}/"))
         versions = {subject.removeprefix(prefix): DataVersion.from_json(e.payload) for subject, e in heads.items()}
         newest = max(versions, default="")
@@ -313,6 +320,7 @@ class _Taking:
             merge_types(v.columns for v in versions.values()) | dict(loop.spec.data.tables[name].types),
             column_order(loop.store.file_path(split_address(versions[newest].address)[1])) if newest else (),
             newest,
+            delivered.subject_seq if delivered else 0,
         )
 
     # Taking it.
@@ -341,7 +349,7 @@ class _Taking:
                         waiting.append(landed)
                     else:
                         self._release(name, brought.item)
-                    if self._is_full(waiting):
+                    if self._is_full(name, waiting):
                         versions += self._finish(name, waiting)
         finally:
             # Also before a refusal goes up: what came before it stays taken.
@@ -378,8 +386,9 @@ class _Taking:
             return self._bring(name, coming.item, scratch)
         return coming.read.result()
 
-    def _is_full(self, waiting: Sequence[_Landed]) -> bool:
-        count, size = _TOGETHER
+    def _is_full(self, name: str, waiting: Sequence[_Landed]) -> bool:
+        # A table's first delivery is recorded by itself: if somebody else was faster, it alone is taken again.
+        count, size = _TOGETHER if self._known(name).versions else (1, 1)
         held = sum(v.draft.size for landed in waiting for v in landed.versions.values())
         return len(waiting) >= count or held >= size
 
@@ -448,7 +457,8 @@ class _Taking:
             raise
         self.landed.add(key)
         for partition, new in landed.versions.items():
-            self._known(name).learn(partition, new.draft.columns, self.loop.spec.data.tables[name].types)
+            given = self.loop.spec.data.tables[name].types
+            landed.teaches |= self._known(name).learn(partition, new.draft.columns, given)
         fault_point("ingest.after_publish")
         return landed
 
@@ -612,21 +622,13 @@ class _Taking:
             kept = beside.submit(self.loop.store.sync, [v.address for each in landed for v in each.versions.values()])
             pointers = self._commit(name, landed)
             kept.result()
-        made = {
-            id(each): [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
+        made = [
+            [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
             for each in landed
-        }
+        ]
         fault_point("ingest.after_commit")
-        events = []
-        for each in landed:
-            for version, new in zip(made[id(each)], each.versions.values(), strict=True):
-                part = f"{name}/{version.partition}"
-                key = "/".join([part, version.address, *([new.previous] if new.previous else [])])
-                events.append(self.loop.new_event(f"data/{part}", version, key, expect=new.expect))
-            delivery = Delivery(name, each.source, each.partitions, each.item.watermark())
-            events.append(self.loop.new_event(f"source/{name}", delivery, each.key, expect=self.marks.get(name)))
         try:
-            appended = self.loop.ledger.append_all(self.loop.name, events)
+            appended = self.loop.ledger.append_all(self.loop.name, self._events(name, landed, made))
         except (HeadMoved, KeyConflict):
             self.known.pop(name, None)
             self.landed -= {each.key for each in landed}
@@ -635,16 +637,40 @@ class _Taking:
             if name in self.marks:
                 # Somebody else went on from the same watermark: what is new begins elsewhere now.
                 return self.take_all(name)
-            # Somebody else came first to one of the partitions: each delivery is taken up again on what is there now.
+            # Somebody else came first: each delivery is taken up again on what is there now.
             return [version for each in landed for version in self._take_one(name, each.item, attempt + 1)]
         fault_point("ingest.after_append")
-        positions = {event.subject: event.subject_seq for event in appended}
+        self._remember(name, made, {event.subject: event.subject_seq for event in appended})
         for each in landed:
-            for version in made[id(each)]:
-                self._known(name).versions[version.partition] = version
-                self._known(name).positions[version.partition] = positions[f"data/{name}/{version.partition}"]
             self._release(name, each.item)
-        return [version for each in landed for version in made[id(each)]]
+        return list(chain.from_iterable(made))
+
+    def _events(self, name: str, landed: Sequence[_Landed], made: Sequence[Sequence[DataVersion]]) -> list[NewEvent]:
+        """What is to be recorded of deliveries: the versions of each, then itself."""
+        expect = self.marks.get(name)
+        if expect is None and any(each.teaches for each in landed):
+            expect = self._known(name).delivered
+        events = []
+        for each, versions in zip(landed, made, strict=True):
+            for version, new in zip(versions, each.versions.values(), strict=True):
+                part = f"{name}/{version.partition}"
+                key = "/".join([part, version.address, *([new.previous] if new.previous else [])])
+                events.append(self.loop.new_event(f"data/{part}", version, key, expect=new.expect))
+            delivery = Delivery(name, each.source, each.partitions, each.item.watermark())
+            events.append(self.loop.new_event(f"source/{name}", delivery, each.key, expect=expect))
+            expect = None
+        return events
+
+    def _remember(self, name: str, made: Sequence[Sequence[DataVersion]], positions: Mapping[str, int]) -> None:
+        """What is there now, by the positions of what was recorded."""
+        known, delivered = self._known(name), positions[f"source/{name}"]
+        for version in chain.from_iterable(made):
+            known.versions[version.partition] = version
+            known.positions[version.partition] = positions[f"data/{name}/{version.partition}"]
+        if delivered != known.delivered + len(made):
+            # Somebody else delivered meanwhile: what comes next is held against that as well.
+            self.known.pop(name)
+        known.delivered = delivered
 
     def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
         files = [

@@ -26,7 +26,7 @@ from kaizen.adapters.tables import read_parquet
 from kaizen.calendar import bounds
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused, PartitionConflict
-from kaizen.ingest import Span, has_landed, ingest
+from kaizen.ingest import Span, _Taking, has_landed, ingest, ingest_file
 from kaizen.loop import open_loop
 
 JANUARY, FEBRUARY, MARCH = MONTHS[:3]
@@ -396,6 +396,41 @@ def test_two_that_add_to_the_same_partition_lose_nothing(processes, project):
     found = read(project, "schedules", JANUARY)
     assert len(found) == len(rows)
     assert set(found["rain"]) == set(rows["rain"])
+
+
+def taken_at_once(project, monkeypatch, name, first, second):
+    """Take ``first``; when its bytes are committed and its record is not there, another loop takes ``second``."""
+    project.land(name, "first.parquet", first)
+    (aside := project.folder / "aside").mkdir(exist_ok=True)
+    second.to_parquet(aside / "second.parquet")
+    commit = _Taking._commit
+
+    def overtaken(taking, *given):
+        pointers = commit(taking, *given)
+        monkeypatch.setattr(_Taking, "_commit", commit)
+        with opened(project) as other:
+            assert ingest_file(other, name, aside / "second.parquet")
+        return pointers
+
+    monkeypatch.setattr(_Taking, "_commit", overtaken)
+    return take(project)
+
+
+def test_first_deliveries_at_the_same_moment_are_held_against_each_other(project, monkeypatch):
+    january, february = schedules(JANUARY), schedules(FEBRUARY)
+    with pytest.raises(DataRefused) as refusal:
+        taken_at_once(project, monkeypatch, "schedules", january.assign(distance="far"), february)
+    assert "first.parquet" in refusal.value.where
+    assert "distance" in refusal.value.where
+    with opened(project) as loop:
+        assert list(loop.versions("schedules")) == [FEBRUARY]
+
+
+def test_of_two_that_bring_a_new_column_at_the_same_moment_the_second_goes_by_the_first(project, monkeypatch):
+    table(project, "stations", partition="file", new_columns="accept")
+    rows = pd.DataFrame({"origin": ["x"], "platforms": [4]})
+    (taken,) = taken_at_once(project, monkeypatch, "stations", rows.assign(roof=[1]), rows.assign(roof=[0.5]))
+    assert (taken.source.uri, taken.columns["roof"]) == ("first.parquet", "double")
 
 
 @pytest.mark.parametrize("together", [1, 3, 100])
