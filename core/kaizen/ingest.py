@@ -418,9 +418,16 @@ class _Taking:
         brought = _Brought(item, folder, identity)
         if identity and self.loop.find(Delivery, self._key_of(name, identity)):
             return brought
-        with nothing_quoted(self.loop.spec, item.where):
-            brought.read = self._read(name, item, known, folder, original, digest=not identity)
-        if identity and not original:
+        may_change = identity and not original
+        try:
+            with nothing_quoted(self.loop.spec, item.where):
+                brought.read = self._read(name, item, known, folder, original, digest=not identity)
+        except DataRefused:
+            if may_change:
+                # Of a file that somebody is writing, rows are refused for anything.
+                item.refuse_changed(identity)
+            raise
+        if may_change:
             item.refuse_changed(identity)
         fault_point("ingest.after_read")
         return brought

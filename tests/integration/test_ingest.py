@@ -6,6 +6,7 @@ import gzip
 import itertools
 import os
 import random
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused, PartitionConflict
 from kaizen.ingest import Span, _Taking, has_landed, ingest, ingest_file
 from kaizen.loop import open_loop
+from kaizen.sources import FileItem
 
 JANUARY, FEBRUARY, MARCH = MONTHS[:3]
 
@@ -396,6 +398,20 @@ def test_two_that_add_to_the_same_partition_lose_nothing(processes, project):
     found = read(project, "schedules", JANUARY)
     assert len(found) == len(rows)
     assert set(found["rain"]) == set(rows["rain"])
+
+
+def test_a_file_that_is_cut_after_it_was_hashed_is_one_that_somebody_writes(project, monkeypatch):
+    path, identity = project.land_schedules(JANUARY), FileItem.identity
+
+    def then_cut(item, scratch):
+        found = identity(item, scratch)
+        path.write_bytes(path.read_bytes()[:-20])
+        return found
+
+    monkeypatch.setattr(FileItem, "identity", then_cut)
+    with pytest.raises(DataRefused, match="KZ406") as refusal:
+        take(project)
+    assert re.fullmatch("sha256 .{64}, then .{64}", str(refusal.value.value))
 
 
 def taken_at_once(project, monkeypatch, name, first, second):
