@@ -56,10 +56,8 @@ WHOLE = "all"
 """The partition of a table that is not cut."""
 _TOGETHER = (256, 256 << 20)
 """Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
-_SMALL = 16 << 20
-"""Bytes of a file that is read while others are still held."""
-_AHEAD, _READERS = 4, 2
-"""Small files that are read ahead, and how many of them at once: hashing and decoding leave the interpreter free."""
+_SMALL, _AHEAD, _READERS = 8 << 20, 4, 2
+"""Bytes of a file that is read ahead; how many are, and how many of them at once: hashing needs no interpreter."""
 _MANY_ROWS = 2_000_000
 """So many rows are worth a word on the way."""
 _PATIENCE = 20
@@ -361,23 +359,33 @@ class _Taking:
         return versions
 
     def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
-        """Those that nobody else is at, read; small files while the one before them is looked at."""
+        """Those that nobody else is at, read; some small files while the one before them is looked at."""
         with self.loop.store.scratch() as scratch, ThreadPoolExecutor(_READERS) as beside:
             coming: list[_Coming] = []
             for item in items:
                 if not self._claim(name, item, wait=False):
                     postponed.append(item)
                     continue
-                small = _is_small(item)
-                if small:
+                ahead = self._holds_nothing(name, item)
+                if ahead:
                     expected = self._known(name).expected
                     coming.append(_Coming(item, expected, beside.submit(self._bring, name, item, scratch)))
-                while len(coming) > (_AHEAD if small else 0):
+                while len(coming) > (_AHEAD if ahead else 0):
                     yield self._as_expected(name, scratch, coming.pop(0))
-                if not small:
+                if not ahead:
                     yield self._bring(name, item, scratch)
             for each in coming:
                 yield self._as_expected(name, scratch, each)
+
+    def _holds_nothing(self, name: str, item: Item) -> bool:
+        """Whether an item is a small file that is probably kept as it is: rows that are cut wait in memory."""
+        table = self.loop.spec.data.tables[name]
+        try:
+            small = isinstance(item, FileItem) and item.path.stat().st_size <= _SMALL
+        except OSError:
+            # Whoever reads it says so.
+            small = False
+        return small and _may_be_kept(table, item)
 
     def _as_expected(self, name: str, scratch: Path, coming: _Coming) -> _Brought:
         """What was read while the one before it was still to land; once more if that has changed what is expected."""
@@ -482,10 +490,9 @@ class _Taking:
         here, wanted = isinstance(item, FileItem), self._wanted(name, item)
         # What is elsewhere is fetched, and hashed on the way; what is here, when it is copied, if it is.
         identity = "" if here else self._identity(name, item, folder)
-        partition = _single_partition(self.loop.spec.data.tables[name], item)
-        stamp = item.stamp()
-        path = item.original() if partition and format_of(item.where, wanted.format) == "parquet" else None
-        original = take_as_it_is(path, partition, wanted, folder) if path else None
+        table, stamp = self.loop.spec.data.tables[name], item.stamp()
+        path = item.original() if _may_be_kept(table, item) else None
+        original = take_as_it_is(path, _single_partition(table, item), wanted, folder) if path else None
         if here and original:
             self._keep_identity(f"{name}/{item.where}", stamp, item, original.sha256)
             return original.sha256, original
@@ -727,12 +734,9 @@ class _Taking:
         )
 
 
-def _is_small(item: Item) -> bool:
-    try:
-        return isinstance(item, FileItem) and item.path.stat().st_size <= _SMALL
-    except OSError:
-        # Whoever reads it says so.
-        return False
+def _may_be_kept(table: TableSpec, item: Item) -> bool:
+    """Whether the very bytes of an item can be those of a partition."""
+    return bool(_single_partition(table, item)) and format_of(item.where, table.format or "") == "parquet"
 
 
 def _place_of(name: str, item: Item) -> int:
