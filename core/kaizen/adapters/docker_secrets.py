@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import replace
 
 from docker.errors import APIError
@@ -20,6 +21,9 @@ _COMMAND = ("python", "-m", "kaizen.secret_files", SECRETS)
 
 _TRAIN = ("train", "trial")
 """What runs the training's own code."""
+
+_LOOKS, _BETWEEN = 20, 0.1
+"""Seconds between the looks at a container whose end may be under way."""
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +56,19 @@ def give(engine: Engine, container: str, place: PlaceSpec, secrets: Secrets) -> 
         if engine.runs(container):
             raise
         return
-    if code and engine.runs(container):
+    if code and _outlives(engine, container):
         raise Cause.SECRETS_NOT_TAKEN.error(
             where=f"container {container[:12]}: {SECRETS}",
             value=f"exit code {code}: {clean_line(secrets.mask(said))[-300:]}",
             limit=f"a folder in memory, as this release of Kaizen asks for, and `{' '.join(_COMMAND)}`",
         )
     log.info("secrets given: %s", ", ".join(secrets.values))
+
+
+def _outlives(engine: Engine, container: str) -> bool:
+    """Whether a container goes on although a command in it failed: what its end has killed, the engine tells first."""
+    for _ in range(_LOOKS):
+        if not engine.runs(container):
+            return False
+        time.sleep(_BETWEEN)
+    return True
