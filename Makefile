@@ -98,7 +98,8 @@ $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt $(READY)
 	rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python $(PIP) install -c constraints/dev.txt hatchling editables setuptools pytest pytest-xdist hypothesis
-	$(OLDEST)/bin/python $(PIP) install -c constraints/oldest.txt --no-build-isolation -e '.[demo]'
+	$(OLDEST)/bin/python $(PIP) install -c constraints/oldest.txt --no-build-isolation -e '.[demo]' \
+		'moto[s3]' flask-cors dvc-s3
 	touch $@
 
 lint: setup ## style, types and the arrows between the layers

@@ -24,7 +24,7 @@ SUPPORTED = {
     "kedro": ("1.7", "kedro"),
     "great-expectations": ("1.20", "great-expectations"),
     "mlflow": ("3.15", "mlflow"),
-    "dvc": ("3.60", "dvc"),
+    "dvc": ("3.67", "dvc"),
     "pandas": ("2.2", "data"),
     "pyarrow": ("18.0", "data"),
     "scikit-learn": ("1.6", "mlflow"),

@@ -86,8 +86,9 @@ def _spill(path: Path, keys: Sequence[str], columns: Sequence[str], target: Path
 
 def _surplus(pairs: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The keys of those rows that are not among ``others``; of equal rows as many as there are too many."""
-    # Most rows of two versions are the same: only what is left of them need be counted.
-    left = pairs[~np.isin(pairs[:, 1], others[:, 1])]
+    # Most rows of two versions are the same: only what is left of them need be counted. NumPy's other way than by
+    # sorting overflows with large numbers before 2.1.
+    left = pairs[~np.isin(pairs[:, 1], others[:, 1], kind="sort")]
     twice = _repeated(pairs, others)
     return np.concatenate([left[:, 0], twice])
 
@@ -132,7 +133,7 @@ def _hashes_of(
     found, values = [np.zeros(0, np.uint64)], [np.zeros((0, len(columns)), np.uint64)]
     for batch in read_batches(path, [*keys, *columns]):
         key = hash_rows(batch, keys)
-        hit = np.isin(key, wanted)
+        hit = np.isin(key, wanted, kind="sort")
         if hit.any():
             rows = batch.filter(pa.array(hit))
             found.append(key[hit])
