@@ -23,7 +23,7 @@ _TRAIN = ("train", "trial")
 """What runs the training's own code."""
 
 _LOOKS, _BETWEEN = 20, 0.1
-"""Seconds between the looks at a container whose end may be under way."""
+"""Looks at a container whose end may be under way, and the seconds between them."""
 
 log = logging.getLogger(__name__)
 
