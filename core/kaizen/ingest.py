@@ -10,8 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -56,8 +55,8 @@ WHOLE = "all"
 """The partition of a table that is not cut."""
 _TOGETHER = (256, 256 << 20)
 """Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
-_SMALL, _AHEAD, _READERS = 8 << 20, 4, 2
-"""Bytes of a file that is read ahead; how many are, and how many of them at once: hashing needs no interpreter."""
+_SMALL, _AHEAD, _READERS = 8 << 20, 16, 2
+"""Bytes of a file that is copied ahead; how many are, and how many of them at once: hashing needs no interpreter."""
 _MANY_ROWS = 2_000_000
 """So many rows are worth a word on the way."""
 _PATIENCE = 20
@@ -68,6 +67,10 @@ Tell = Callable[[str], None]
 
 def _say_nothing(_: str) -> None:
     """Tell nobody."""
+
+
+def _nothing_waits(_: Collection[str]) -> None:
+    """There is nothing to finish."""
 
 
 @dataclass(frozen=True)
@@ -122,21 +125,27 @@ def has_landed(loop: Loop) -> bool:
 
 @dataclass
 class _Brought:
-    """A delivery that was read, in a folder of its own; ``read`` is None if it was taken before."""
+    """A delivery with its identity, "" if only its rows tell, in a folder of its own.
+
+    Attributes:
+        original: its copy, if it is kept as it is. read: None if it was taken before, or not read yet.
+    """
 
     item: Item
     folder: Path
     identity: str
+    original: Original | None
     read: tuple[Rows, Door] | None = None
 
 
 @dataclass(frozen=True)
 class _Coming:
-    """A delivery that is being read, and what was expected of its columns when that began."""
+    """A delivery that is being copied, and what was expected of its columns when that began."""
 
     item: Item
+    folder: Path
     expected: tuple[dict[str, str], tuple[str, ...]]
-    read: Future[_Brought]
+    brought: Future[_Brought]
 
 
 @dataclass
@@ -151,6 +160,27 @@ class _Landed:
     versions: dict[str, _NewVersion] = field(default_factory=dict)
     teaches: bool = False
     """Whether it has columns that nobody knew: who else brings such at the same moment, may know other types."""
+
+
+@dataclass
+class _Group:
+    """Deliveries that are committed together, what they were held against last, and what they are made of."""
+
+    landed: list[_Landed] = field(default_factory=list)
+    known: _Known | None = None
+    partitions: set[str] = field(default_factory=set)
+    size: int = 0
+
+    def add(self, landed: _Landed, known: _Known) -> None:
+        self.landed.append(landed)
+        self.known = known
+        self.partitions |= landed.versions.keys()
+        self.size += sum(version.draft.size for version in landed.versions.values())
+
+    @property
+    def is_full(self) -> bool:
+        count, size = _TOGETHER
+        return len(self.landed) >= count or self.size >= size
 
 
 @dataclass(frozen=True)
@@ -269,9 +299,14 @@ class _Taking:
 
     def new_items(self, name: str, items: Sequence[Item], *, reading: bool = True) -> list[Item]:
         """Those that were not taken yet, as far as their stamps tell; and their bytes, if these are to be read."""
-        keys = [self._key_of(name, self._identity(name, item, None, reading=reading)) for item in items]
-        taken = self.loop.ledger.known_keys(self.loop.name, "Delivery", [key for key in keys if key])
-        return [item for item, key in zip(items, keys, strict=True) if key not in taken]
+        identities = [self._identity(name, item, None, reading=reading) for item in items]
+        taken = self._taken(name, identities)
+        return [item for item, identity in zip(items, identities, strict=True) if identity not in taken]
+
+    def _taken(self, name: str, identities: Sequence[str]) -> set[str]:
+        """Those of which a delivery is on record."""
+        keys = {self._key_of(name, identity): identity for identity in identities if identity}
+        return {keys[key] for key in self.loop.ledger.known_keys(self.loop.name, "Delivery", keys)}
 
     def _identity(self, name: str, item: Item, scratch: Path | None, *, reading: bool = True) -> str:
         label, stamp = f"{name}/{item.where}", item.stamp()
@@ -295,7 +330,8 @@ class _Taking:
     def _key_of(self, name: str, identity: str) -> str:
         return f"{name}/{identity}/{self.span.key}" if identity else ""
 
-    def _known(self, name: str) -> _Known:
+    def known_of(self, name: str) -> _Known:
+        """What was there of a table at the last look."""
         if name not in self.known:
             self.known[name] = self._look(name)
         return self.known[name]
@@ -329,29 +365,26 @@ class _Taking:
 
     def take(self, name: str, items: Sequence[Item]) -> list[DataVersion]:
         """Take these items, several together; those that another process is at come last."""
-        versions: list[DataVersion] = []
-        waiting: list[_Landed] = []
         postponed: list[Item] = []
         if not items:
             return []
         # A remote that cannot be written is found out before anything is kept.
         self.loop.data.probe()
-        try:
-            with closing(self._bring_all(name, items, postponed)) as all_brought:
-                for number, brought in enumerate(all_brought):
-                    if number and number % 100 == 0:
-                        self.tell(f"{name}: {number} of {len(items)} deliveries")
-                    landed = self._land(name, brought, waiting, versions)
-                    shutil.rmtree(brought.folder, ignore_errors=True)
-                    if landed:
-                        waiting.append(landed)
-                    else:
-                        self._release(name, brought.item)
-                    if self._is_full(name, waiting):
-                        versions += self._finish(name, waiting)
-        finally:
-            # Also before a refusal goes up: what came before it stays taken.
-            versions += self._finish(name, waiting)
+        with ThreadPoolExecutor(1) as beside:
+            line = _Line(self, name, beside)
+            try:
+                with closing(self._bring_all(name, items, postponed)) as all_brought:
+                    for number, brought in enumerate(all_brought):
+                        if number and number % 100 == 0:
+                            self.tell(f"{name}: {number} of {len(items)} deliveries")
+                        if landed := self._land(name, brought, line.clear):
+                            line.add(landed)
+                        else:
+                            self._release(name, brought.item)
+            finally:
+                # Also before a refusal goes up: what came before it stays taken.
+                line.finish()
+        versions = line.versions
         for item in postponed:
             self._claim(name, item, wait=True)
             versions += self._take_one(name, item)
@@ -359,23 +392,45 @@ class _Taking:
         return versions
 
     def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
-        """Those that nobody else is at, read; some small files while the one before them is looked at."""
+        """Those that nobody else is at, read; small files are copied while those before them are read and land."""
         with self.loop.store.scratch() as scratch, ThreadPoolExecutor(_READERS) as beside:
-            coming: list[_Coming] = []
-            for item in items:
-                if not self._claim(name, item, wait=False):
-                    postponed.append(item)
-                    continue
-                ahead = self._holds_nothing(name, item)
-                if ahead:
-                    expected = self._known(name).expected
-                    coming.append(_Coming(item, expected, beside.submit(self._bring, name, item, scratch)))
-                while len(coming) > (_AHEAD if ahead else 0):
-                    yield self._as_expected(name, scratch, coming.pop(0))
-                if not ahead:
-                    yield self._bring(name, item, scratch)
-            for each in coming:
-                yield self._as_expected(name, scratch, each)
+            folders = _Folders(scratch)
+            for brought in self._read_all(name, items, postponed, folders, beside):
+                yield brought
+                folders.give_back(brought.folder)
+
+    def _read_all(
+        self, name: str, items: Sequence[Item], postponed: list[Item], folders: _Folders, beside: ThreadPoolExecutor
+    ) -> Iterator[_Brought]:
+        coming: list[_Coming] = []
+        for item in items:
+            if not self._claim(name, item, wait=False):
+                postponed.append(item)
+                continue
+            folder = folders.take()
+            if self._holds_nothing(name, item):
+                expected, copied = self.known_of(name).expected, beside.submit(self._bring, name, item, folder)
+                coming.append(_Coming(item, folder, expected, copied))
+                yield from self._read_coming(name, coming, 2 * _AHEAD - 1)
+            else:
+                yield from self._read_coming(name, coming, 0)
+                brought = self._bring(name, item, folder)
+                yield self._read_new(name, brought, self._taken(name, [brought.identity]))
+        yield from self._read_coming(name, coming, 0)
+
+    def _read_coming(self, name: str, coming: list[_Coming], most: int) -> Iterator[_Brought]:
+        """Read what was copied, some at once, if more than ``most`` wait for it."""
+        while len(coming) > most:
+            some, coming[:_AHEAD] = coming[:_AHEAD], []
+            wait([each.brought for each in some])
+            copied = [each.brought.result() for each in some if not each.brought.exception()]
+            taken = self._taken(name, [brought.identity for brought in copied])
+            for each in some:
+                brought = each.brought.result()
+                if each.expected != self.known_of(name).expected:
+                    # What has landed meanwhile has changed it.
+                    brought = self._bring(name, each.item, each.folder)
+                yield self._read_new(name, brought, taken)
 
     def _holds_nothing(self, name: str, item: Item) -> bool:
         """Whether an item is a small file that is probably kept as it is: rows that are cut wait in memory."""
@@ -386,19 +441,6 @@ class _Taking:
             # Whoever reads it says so.
             small = False
         return small and _may_be_kept(table, item)
-
-    def _as_expected(self, name: str, scratch: Path, coming: _Coming) -> _Brought:
-        """What was read while the one before it was still to land; once more if that has changed what is expected."""
-        wait([coming.read])
-        if coming.expected != self._known(name).expected:
-            return self._bring(name, coming.item, scratch)
-        return coming.read.result()
-
-    def _is_full(self, name: str, waiting: Sequence[_Landed]) -> bool:
-        # A table's first delivery is recorded by itself: if somebody else was faster, it alone is taken again.
-        count, size = _TOGETHER if self._known(name).versions else (1, 1)
-        held = sum(v.draft.size for landed in waiting for v in landed.versions.values())
-        return len(waiting) >= count or held >= size
 
     def _claim(self, name: str, item: Item, *, wait: bool) -> bool:
         """Keep other processes of this machine from doing the same work; the ledger keeps it from counting twice."""
@@ -414,22 +456,26 @@ class _Taking:
     def _take_one(self, name: str, item: Item, attempt: int = 1) -> list[DataVersion]:
         """Take an item by itself."""
         with self.loop.store.scratch() as scratch:
-            landed = self._land(name, self._bring(name, item, scratch), [], [])
-        return self._finish(name, [landed], attempt) if landed else []
+            brought = self._bring(name, item, scratch)
+            landed = self._land(name, self._read_new(name, brought, self._taken(name, [brought.identity])))
+        return self.record(name, [landed], self.commit(name, [landed]), attempt) if landed else []
 
-    def _bring(self, name: str, item: Item, scratch: Path) -> _Brought:
-        """Copy, hash and read a delivery, unless it was taken before."""
+    def _bring(self, name: str, item: Item, folder: Path) -> _Brought:
+        """Hash a delivery, and copy it if it is kept as it is."""
+        identity, original = self._take_bytes(name, item, folder)
+        return _Brought(item, folder, identity, original)
+
+    def _read_new(self, name: str, brought: _Brought, taken: Collection[str]) -> _Brought:
+        """Read a delivery, unless its identity is among those that were ``taken`` before."""
         from kaizen.adapters.door import nothing_quoted
 
-        folder, known = Path(tempfile.mkdtemp(dir=scratch)), self._known(name)
-        identity, original = self._take_bytes(name, item, folder)
-        brought = _Brought(item, folder, identity)
-        if identity and self.loop.find(Delivery, self._key_of(name, identity)):
+        item, identity = brought.item, brought.identity
+        if identity in taken:
             return brought
-        may_change = identity and not original
+        may_change = identity and not brought.original
         try:
             with nothing_quoted(self.loop.spec, item.where):
-                brought.read = self._read(name, item, known, folder, original, digest=not identity)
+                brought.read = self._read(name, brought)
         except DataRefused:
             if may_change:
                 # Of a file that somebody is writing, rows are refused for anything.
@@ -441,9 +487,9 @@ class _Taking:
         return brought
 
     def _land(
-        self, name: str, brought: _Brought, waiting: list[_Landed], versions: list[DataVersion]
+        self, name: str, brought: _Brought, clear: Callable[[Collection[str]], object] = _nothing_waits
     ) -> _Landed | None:
-        """Check and store one delivery; None if it was taken before. What waits in its partitions is finished."""
+        """Check and store one delivery; None if it was taken before. ``clear``: have nothing wait in its partitions."""
         if not brought.read:
             return None
         from kaizen.adapters.door import nothing_quoted
@@ -451,8 +497,7 @@ class _Taking:
         item, identity, (rows, door) = brought.item, brought.identity, brought.read
         with nothing_quoted(self.loop.spec, item.where):
             door.close()
-        if any(landed.versions.keys() & set(rows.partitions()) for landed in waiting):
-            versions += self._finish(name, waiting)
+        clear(rows.partitions())
         drafts = {partition: rows.draft(partition) for partition in self._within(name, rows.partitions())}
         self._check(name, item.where, rows, drafts)
         if not identity:
@@ -464,18 +509,22 @@ class _Taking:
             return None
         landed = _Landed(item, key, Source(item.name, identity), tuple(drafts), door.said)
         try:
-            landed.versions |= self._new_versions(name, landed, rows, drafts, self._known(name))
+            landed.versions |= self._new_versions(name, landed, rows, drafts, self.known_of(name))
         except DataRefused:
             if self.loop.find(Delivery, landed.key):
                 # Another machine took it meanwhile: what is there already are these very rows.
                 return None
             raise
         self.landed.add(key)
-        for partition, new in landed.versions.items():
-            given = self.loop.spec.data.tables[name].types
-            landed.teaches |= self._known(name).learn(partition, new.draft.columns, given)
+        landed.teaches = self.learn(name, landed)
         fault_point("ingest.after_publish")
         return landed
+
+    def learn(self, name: str, landed: _Landed) -> bool:
+        """Hold the next delivery against this one; whether it has columns that nobody knew."""
+        known, given = self.known_of(name), self.loop.spec.data.tables[name].types
+        taught = [known.learn(partition, new.draft.columns, given) for partition, new in landed.versions.items()]
+        return any(taught)
 
     @cached_property
     def _mask(self) -> Mask:
@@ -499,7 +548,7 @@ class _Taking:
         return (self._identity(name, item, None) if here else identity), original
 
     def _wanted(self, name: str, item: Item) -> Wanted:
-        spec, table, known = self.loop.spec, self.loop.spec.data.tables[name], self._known(name)
+        spec, table, known = self.loop.spec, self.loop.spec.data.tables[name], self.known_of(name)
         return Wanted(
             item.where,
             table.columns,
@@ -512,25 +561,24 @@ class _Taking:
             max_expanded=parse_size(table.max_expanded),
         )
 
-    def _read(
-        self, name: str, item: Item, known: _Known, folder: Path, original: Original | None, *, digest: bool
-    ) -> tuple[Rows, Door]:
+    def _read(self, name: str, brought: _Brought) -> tuple[Rows, Door]:
         """The delivery's rows by partition, in the columns and types that the table has; the door they came through.
 
-        Nothing but the reader and the door sees rows as they came. ``digest``: their bytes have none.
+        Nothing but the reader and the door sees rows as they came.
         """
         from kaizen.adapters.door import Door, Earlier
         from kaizen.adapters.landing import Cutter, with_time
 
-        spec, table, wanted = self.loop.spec, self.loop.spec.data.tables[name], self._wanted(name, item)
+        spec, item, known = self.loop.spec, brought.item, self.known_of(name)
         earlier = self.earlier.setdefault(name, Earlier())
-        door = Door(spec, self._mask, item.where, self.tell, digest=digest, earlier=earlier)
-        if original:
+        door = Door(spec, self._mask, item.where, self.tell, digest=not brought.identity, earlier=earlier)
+        if original := brought.original:
             names = door.names(list(original.columns))
             refuse_columns(spec, name, item.where, names, known.added(names), known.types)
-            original.read(door.look)
+            original.read(door.look, spec.keys_of(name))
             return original, door
-        cutter, first = Cutter(folder, _cut(self.loop, name, item)), 1
+        table, wanted = spec.data.tables[name], self._wanted(name, item)
+        cutter, first = Cutter(brought.folder, _cut(self.loop, name, item)), 1
         for batch in item.batches(wanted):
             if first == 1:
                 names = door.names(batch.schema.names)
@@ -550,7 +598,7 @@ class _Taking:
 
     def _check(self, name: str, where: str, rows: Rows, drafts: Mapping[str, Draft]) -> None:
         spec, columns = self.loop.spec, {column: None for draft in drafts.values() for column in draft.columns}
-        if added := self._known(name).added(list(columns)):
+        if added := self.known_of(name).added(list(columns)):
             self.tell(f"{where}: new column {', '.join(added)}")
         if name not in self.whole or self.span == EVER:
             # How many rows a range has, somebody else decided.
@@ -627,15 +675,21 @@ class _Taking:
             found = count_changes(old, draft.path, (), folder)
         return found.removed, found.added
 
-    def _finish(self, name: str, waiting: list[_Landed], attempt: int = 1) -> list[DataVersion]:
-        """Commit what waits to the data repository and append its records: then it is there, all of it."""
-        landed, waiting[:] = list(waiting), []
-        if not landed:
-            return []
+    def commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
+        """Commit what has landed to the data repository, and make it durable in the store. Raises ``DataRefused``."""
+        files = [
+            self._new_file(name, partition, new, each) for each in landed for partition, new in each.versions.items()
+        ]
         with ThreadPoolExecutor(1) as beside:
             kept = beside.submit(self.loop.store.sync, [v.address for each in landed for v in each.versions.values()])
-            pointers = self._commit(name, landed)
+            pointers = self.loop.data.commit(files) if files else {}
             kept.result()
+        return pointers
+
+    def record(
+        self, name: str, landed: Sequence[_Landed], pointers: Mapping[str, Pointer], attempt: int = 1
+    ) -> list[DataVersion]:
+        """Append the records of what was committed: then it is there, all of it."""
         made = [
             [self._version(name, p, v, each, pointers[data_path(name, p)]) for p, v in each.versions.items()]
             for each in landed
@@ -645,25 +699,28 @@ class _Taking:
             appended = self.loop.ledger.append_all(self.loop.name, self._events(name, landed, made))
         except (HeadMoved, KeyConflict):
             self.known.pop(name, None)
-            self.landed -= {each.key for each in landed}
             if attempt == _PATIENCE:
                 raise
-            if name in self.marks:
-                # Somebody else went on from the same watermark: what is new begins elsewhere now.
-                return self.take_all(name)
-            # Somebody else came first: each delivery is taken up again on what is there now.
-            return [version for each in landed for version in self._take_one(name, each.item, attempt + 1)]
+            return self.take_again(name, landed, attempt + 1)
         fault_point("ingest.after_append")
         self._remember(name, made, {event.subject: event.subject_seq for event in appended})
         for each in landed:
             self._release(name, each.item)
         return list(chain.from_iterable(made))
 
+    def take_again(self, name: str, landed: Sequence[_Landed], attempt: int = 1) -> list[DataVersion]:
+        """Take deliveries up again on what is there now, because somebody else came first."""
+        self.landed -= {each.key for each in landed}
+        if name in self.marks:
+            # They went on from the same watermark: what is new begins elsewhere now.
+            return self.take_all(name)
+        return [version for each in landed for version in self._take_one(name, each.item, attempt)]
+
     def _events(self, name: str, landed: Sequence[_Landed], made: Sequence[Sequence[DataVersion]]) -> list[NewEvent]:
         """What is to be recorded of deliveries: the versions of each, then itself."""
         expect = self.marks.get(name)
         if expect is None and any(each.teaches for each in landed):
-            expect = self._known(name).delivered
+            expect = self.known_of(name).delivered
         events = []
         for each, versions in zip(landed, made, strict=True):
             for version, new in zip(versions, each.versions.values(), strict=True):
@@ -677,7 +734,7 @@ class _Taking:
 
     def _remember(self, name: str, made: Sequence[Sequence[DataVersion]], positions: Mapping[str, int]) -> None:
         """What is there now, by the positions of what was recorded."""
-        known, delivered = self._known(name), positions[f"source/{name}"]
+        known, delivered = self.known_of(name), positions[f"source/{name}"]
         for version in chain.from_iterable(made):
             known.versions[version.partition] = version
             known.positions[version.partition] = positions[f"data/{name}/{version.partition}"]
@@ -685,12 +742,6 @@ class _Taking:
             # Somebody else delivered meanwhile: what comes next is held against that as well.
             self.known.pop(name)
         known.delivered = delivered
-
-    def _commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
-        files = [
-            self._new_file(name, partition, new, each) for each in landed for partition, new in each.versions.items()
-        ]
-        return self.loop.data.commit(files) if files else {}
 
     def _new_file(self, name: str, partition: str, new: _NewVersion, landed: _Landed) -> NewFile:
         draft = new.draft
@@ -732,6 +783,88 @@ class _Taking:
             added=new.added,
             private=landed.private,
         )
+
+
+class _Folders:
+    """Folders below ``scratch``, one for each delivery: to make and remove one costs as much as a small file does."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch, self._made, self._empty = scratch, 0, list[Path]()
+
+    def take(self) -> Path:
+        """An empty one."""
+        if self._empty:
+            return self._empty.pop()
+        self._made += 1
+        folder = self._scratch / str(self._made)
+        folder.mkdir()
+        return folder
+
+    def give_back(self, folder: Path) -> None:
+        """Use it for another one, if nothing is left in it."""
+        if any(folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self._empty.append(folder)
+
+
+class _Line:
+    """What has landed of a table on its way into repository and ledger, in groups.
+
+    While a group is committed ``beside``, the next one is read and lands. Its records are appended before the commit
+    of the next one begins, so that a repository that is ahead of the ledger is so by one group at most.
+
+    Attributes:
+        versions: those that are there.
+    """
+
+    def __init__(self, taking: _Taking, name: str, beside: ThreadPoolExecutor) -> None:
+        self.versions: list[DataVersion] = []
+        self._taking, self._name, self._beside = taking, name, beside
+        self._waiting = _Group()
+        self._under_way: tuple[_Group, Future[dict[str, Pointer]]] | None = None
+
+    def add(self, landed: _Landed) -> None:
+        """Take one more; ``clear`` was called for its partitions."""
+        known = self._taking.known_of(self._name)
+        self._waiting.add(landed, known)
+        if not known.versions:
+            # A table's first delivery is recorded by itself: if somebody else was faster, it alone is taken again.
+            self.finish()
+        elif self._waiting.is_full:
+            self._commit()
+
+    def clear(self, partitions: Collection[str]) -> None:
+        """Finish what there is, if it is of these partitions."""
+        groups = [self._waiting, *(self._under_way or ())[:1]]
+        if any(not group.partitions.isdisjoint(partitions) for group in groups):
+            self.finish()
+
+    def finish(self) -> None:
+        """Have everything there. Raises what commit and record raise; then nothing is left on its way."""
+        self._commit()
+        self._record()
+
+    def _commit(self) -> None:
+        self._record()
+        group, self._waiting = self._waiting, _Group()
+        if group.landed:
+            self._under_way = group, self._beside.submit(self._taking.commit, self._name, group.landed)
+
+    def _record(self) -> None:
+        if not self._under_way:
+            return
+        (group, pointers), self._under_way = self._under_way, None
+        waiting, self._waiting = self._waiting, _Group()
+        self.versions += self._taking.record(self._name, group.landed, pointers.result())
+        if waiting.landed and waiting.known is not self._taking.known_of(self._name):
+            # Somebody else has delivered meanwhile: what waits is held against that as well.
+            if any(each.teaches for each in waiting.landed):
+                self.versions += self._taking.take_again(self._name, waiting.landed)
+                return
+            for each in waiting.landed:
+                self._taking.learn(self._name, each)
+        self._waiting = waiting
 
 
 def _may_be_kept(table: TableSpec, item: Item) -> bool:

@@ -69,7 +69,9 @@ def refuse_repeats(spec: Spec, name: str, where: str, draft: Draft, *, grown: bo
     from kaizen.adapters.landing import repeats_keys
 
     keys = spec.keys_of(name)
-    if spec.refuses_twice(name, grown=grown) and repeats_keys(draft.path, keys):
+    if not spec.refuses_twice(name, grown=grown) or set(keys).intersection(draft.ascending):
+        return
+    if repeats_keys(draft.path, keys):
         from kaizen.adapters.examples import refuse_twice
         from kaizen.adapters.tables import read_columns
 

@@ -27,8 +27,11 @@ def publish_file(target: Path, write: Callable[[Path], object], *, mode: int = 0
 
     An existing ``target`` is replaced. Raises whatever ``write`` raises; then nothing is visible.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".publish-")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".publish-")
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".publish-")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,9 +40,10 @@ def publish_file(target: Path, write: Callable[[Path], object], *, mode: int = 0
         sync(temporary)
         fault_point("publish.file.before_rename")
         temporary.replace(target)
-        sync(target.parent)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    sync(target.parent)
     return target
 
 

@@ -64,9 +64,12 @@ class Store:
         """
         target = self.file_path(sha256)
         if not self._holds(target, sha256):
-            target.parent.mkdir(parents=True, exist_ok=True)
             draft.chmod(0o444)
-            draft.replace(target)
+            try:
+                draft.replace(target)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(target)
         return address(name, sha256)
 
     def sync(self, addresses: Collection[str]) -> None:
@@ -105,6 +108,8 @@ class Store:
 
     @staticmethod
     def _holds(path: Path, sha256: str) -> bool:
+        if not path.exists():
+            return False
         try:
             verify_file(path, sha256)
         except IntegrityError:

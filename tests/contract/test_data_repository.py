@@ -330,7 +330,7 @@ def leave_locks(root: Path) -> None:
 @pytest.mark.parametrize(
     "point",
     ["data.commit.before_remote", "data.commit.before_workspace", "data.commit.before_git", "data.commit.after_git",
-     "publish.file.before_rename:2", "publish.file.before_rename:3"],
+     "publish.file.before_rename:2", "publish.link.before_sync"],
 )  # fmt: skip
 def test_killed_commit_ends_like_an_undisturbed_one(bench, point):
     bench.commit(FLIGHTS, b"april", f"deliver {FLIGHTS}")

@@ -419,16 +419,16 @@ def taken_at_once(project, monkeypatch, name, first, second):
     project.land(name, "first.parquet", first)
     (aside := project.folder / "aside").mkdir(exist_ok=True)
     second.to_parquet(aside / "second.parquet")
-    commit = _Taking._commit
+    commit = _Taking.commit
 
     def overtaken(taking, *given):
         pointers = commit(taking, *given)
-        monkeypatch.setattr(_Taking, "_commit", commit)
+        monkeypatch.setattr(_Taking, "commit", commit)
         with opened(project) as other:
             assert ingest_file(other, name, aside / "second.parquet")
         return pointers
 
-    monkeypatch.setattr(_Taking, "_commit", overtaken)
+    monkeypatch.setattr(_Taking, "commit", overtaken)
     return take(project)
 
 
@@ -447,6 +447,38 @@ def test_of_two_that_bring_a_new_column_at_the_same_moment_the_second_goes_by_th
     rows = pd.DataFrame({"origin": ["x"], "platforms": [4]})
     (taken,) = taken_at_once(project, monkeypatch, "stations", rows.assign(roof=[1]), rows.assign(roof=[0.5]))
     assert (taken.source.uri, taken.columns["roof"]) == ("first.parquet", "double")
+
+
+@pytest.mark.parametrize(("roof", "kind"), [(None, None), (0.5, "double")])
+def test_what_waits_is_held_against_what_somebody_else_delivers_meanwhile(project, monkeypatch, roof, kind):
+    """While two files are committed the next two wait; a delivery of another loop comes in between."""
+    monkeypatch.setattr("kaizen.ingest._TOGETHER", (2, 1 << 40))
+    table(project, "stations", partition="file", new_columns="accept")
+    for n in range(6):
+        frame = pd.DataFrame({"origin": [f"x{n}"], "platforms": [n]})
+        project.land("stations", f"{n}.parquet", frame.assign(roof=[n]) if n >= 4 and roof else frame)
+    other = pd.DataFrame({"platforms": [9], "origin": ["y"]})
+    (aside := project.folder / "aside").mkdir()
+    (other.assign(roof=[roof]) if roof else other).to_parquet(aside / "other.parquet")
+    commit, held = _Taking.commit, []
+
+    def overtaken(taking, name, landed):
+        held.append([each.item.name for each in landed])
+        if len(held) == 2:
+            with opened(project) as loop:
+                assert ingest_file(loop, name, aside / "other.parquet")
+        return commit(taking, name, landed)
+
+    monkeypatch.setattr(_Taking, "commit", overtaken)
+    taken = take(project)
+    again = [["4.parquet"], ["5.parquet"]] if roof else [["4.parquet", "5.parquet"]]
+    assert held == [["0.parquet", "1.parquet"], ["2.parquet", "3.parquet"], ["other.parquet"], *again]
+    assert [v.partition for v in taken] == [f"{n}.parquet" for n in range(6)]
+    assert {v.columns.get("roof") for v in taken if v.partition >= "4"} == {kind}
+    with opened(project) as loop:
+        assert set(loop.versions("stations")) == {*(f"{n}.parquet" for n in range(6)), "other.parquet", "all"}
+        assert loop.data.verify(print) == []
+    assert take(project) == []
 
 
 @pytest.mark.parametrize("together", [1, 3, 100])

@@ -9,6 +9,7 @@ one's own turn is known to be a dead git's.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -16,8 +17,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from textwrap import indent
 from typing import Any, TextIO
 
 import yaml
@@ -297,9 +299,21 @@ def _data(text: str) -> bytes:
 def write_pointer(name: str, md5: str, size: int, meta: Mapping[str, Any]) -> str:
     """DVC's pointer to a file called ``name``."""
     facts: dict[str, Any] = {"outs": [{"md5": md5, "size": size, "hash": "md5", "path": name}]}
-    if meta:
-        facts["meta"] = dict(meta)
-    return str(yaml.dump(facts, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    nested = {key: value for key, value in meta.items() if isinstance(value, Mapping)}
+    plain = {key: value for key, value in meta.items() if key not in nested}
+    if not (plain and nested):
+        return _yaml(facts | ({"meta": dict(meta)} if meta else {}))
+    return _yaml({**facts, "meta": plain}) + indent(_yaml_of(json.dumps(nested)), "  ")
+
+
+@lru_cache(maxsize=64)
+def _yaml_of(text: str) -> str:
+    # What is said of columns is the same for most partitions, and long.
+    return _yaml(json.loads(text))
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def read_pointer(text: bytes | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from kaizen.canonical import begin_digests, file_digests
 from kaizen.errors import DataRefused, IntegrityError, MissingDependency
+from kaizen.faults import fault_point
 from kaizen.publish import publish_file, sync
 
 GONE = "gone"
@@ -137,12 +138,31 @@ def spread(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 def link(source: Path, target: Path, content: Content) -> str:
     """Link ``target`` to ``source``; copy where the file system cannot. What is wrong with the copy, or ""."""
-    target.unlink(missing_ok=True)
     try:
-        os.link(source, target)
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            target.unlink()
+            os.link(source, target)
     except OSError:
         return copy_and_read(source, target, content)
     return ""
+
+
+def _link_at_once(source: Path, target: Path) -> bool:
+    """Link a ``target`` that is not there to a file that is whole on disk; False where that cannot be."""
+    sync(source)
+    try:
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source, target)
+    except OSError:
+        return False
+    fault_point("publish.link.before_sync")
+    sync(target.parent)
+    return True
 
 
 def copy_and_read(source: Path, target: Path, content: Content) -> str:
@@ -157,6 +177,8 @@ def copy_and_read(source: Path, target: Path, content: Content) -> str:
 def publish(target: Path, content: Content, source: Path, copy: Copy) -> None:
     """Make ``target`` hold the bytes of ``source``; what lies there is kept only if its own bytes say so."""
     if target.exists() and (target.samefile(source) or not content.problem(target)):
+        return
+    if copy is link and _link_at_once(source, target):
         return
 
     def write(draft: Path) -> None:
@@ -203,7 +225,10 @@ class Folder:
 
     def has(self, content: Content) -> bool:
         path = self.path(content)
-        return path is not None and path.exists() and path.stat().st_size == content.size
+        try:
+            return path is not None and path.stat().st_size == content.size
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def put(self, content: Content, source: Path) -> None:
         path = self.path(content)

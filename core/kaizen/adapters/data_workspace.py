@@ -61,6 +61,7 @@ class Workspace:
         changed += [f"{path}{POINTER}" for path in own]
         fault_point("data.commit.before_workspace")
         for folder in {(self.root / path).parent for path in changed}:
+            folder.mkdir(parents=True, exist_ok=True)
             for draft in folder.glob(".publish-*"):
                 draft.unlink()
         texts = self.history.read([f"{tip}:{path}" for path in dict.fromkeys(changed)])
@@ -88,10 +89,9 @@ class Workspace:
         content = own if own and own.md5.encode() in text else _content_of(file, text)
         if content:
             data, cached = file.with_name(file.name.removesuffix(POINTER)), self.cache.root / content.key
-            same = data.exists() and cached.exists() and data.samefile(cached)
-            if not same and self.cache.has(content) and content.problem(data):
+            if not _is_link(data, cached) and self.cache.has(content) and content.problem(data):
                 _swap(data, lambda draft: self.cache.copy(cached, draft, content))
-        if not file.exists() or file.read_bytes() != text:
+        if _bytes_of(file) != text:
             _swap(file, lambda draft: draft.write_bytes(text))
 
 
@@ -100,9 +100,22 @@ def _content_of(file: Path, text: bytes) -> Content | None:
     return Content(facts["md5"], facts["size"]) if facts else None
 
 
+def _is_link(data: Path, cached: Path) -> bool:
+    try:
+        return data.samefile(cached)
+    except FileNotFoundError:
+        return False
+
+
+def _bytes_of(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def _swap(target: Path, write: Callable[[Path], object]) -> None:
     """Make what ``write`` leaves appear at once. Not durable: after a power cut the view is made anew, from git."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".publish-{target.name}")
     write(draft)
     draft.replace(target)

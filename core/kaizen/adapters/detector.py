@@ -41,17 +41,25 @@ class Detector:
         rows = self._rows if self._batches < FIRST else LATER_ROWS
         self._batches += 1
         step = max(1, -(-len(batch) // rows))
-        some = batch.take(pa.array(range(0, len(batch), step), pa.int64())) if step > 1 else batch
-        for name, values in zip(some.schema.names, some.columns, strict=True):
-            if name not in self._known:
-                for leaves in _leaves(values):
-                    sample = self._samples.setdefault(name, _Sample())
-                    for text in _texts(leaves):
-                        sample.add(text)
+        some = pa.array(range(0, len(batch), step), pa.int64())
+        for name, values in zip(batch.schema.names, batch.columns, strict=True):
+            if name in self._known:
+                continue
+            if _begins_with_fraction(values):
+                continue
+            sample = self._samples.setdefault(name, _Sample())
+            for leaves in _leaves(values.take(some) if step > 1 else values):
+                for text in _texts(leaves):
+                    sample.add(text)
 
     def suspicions(self) -> list[Suspicion]:
         """What the values so far tell, by column; the sure ones first."""
-        found = [s for name, sample in self._samples.items() for s in judge(name, len(sample), sample.readings)]
+        found = [
+            s
+            for name, sample in self._samples.items()
+            if sample.readings
+            for s in judge(name, len(sample), sample.readings)
+        ]
         return sorted(found, key=lambda suspicion: not suspicion.sure)
 
 
@@ -81,6 +89,12 @@ class _Sample:
         self._values.add(text)
         if found := read(text):
             self.readings[text] = found
+
+
+def _begins_with_fraction(values: pa.Array) -> bool:
+    """Whether the first value says already that the column holds no whole numbers."""
+    first = values[0].as_py() if len(values) and pa.types.is_floating(values.type) else None
+    return first is not None and bool(abs(first) < 2**53 and first % 1)
 
 
 def _leaves(values: pa.Array) -> Iterator[pa.Array]:

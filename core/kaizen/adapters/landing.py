@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from kaizen.adapters import row_hashes
 from kaizen.adapters.readers import BATCH, BROKEN, batch_rows, choose, damaged
-from kaizen.adapters.row_hashes import hash_rows
+from kaizen.adapters.row_hashes import hash_rows, open_file
 from kaizen.adapters.schemas import column_types, value_of
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused
@@ -50,7 +50,7 @@ class Draft:
 
     Attributes:
         columns: name to type. empty: columns without a value, NaN being none.
-        sha256, md5: of its bytes.
+        sha256, md5: of its bytes. ascending: columns that were seen to count up, so that no value is there twice.
     """
 
     partition: str
@@ -61,6 +61,7 @@ class Draft:
     md5: str
     columns: dict[str, str]
     empty: tuple[str, ...] = ()
+    ascending: tuple[str, ...] = ()
 
 
 # How rows are cut.
@@ -317,29 +318,37 @@ class Original:
     partition: str
     wanted: Wanted
     columns: dict[str, str]
+    size: int
     sha256: str
     md5: Future[tuple[int, str]]
     rows: int = 0
     empty: tuple[str, ...] = ()
+    ascending: tuple[str, ...] = ()
 
-    def read(self, look: Callable[[pa.RecordBatch], object]) -> None:
-        """Read it to the end; ``look`` is given some of its batches. Raises ``DataRefused`` KZ402."""
+    def read(self, look: Callable[[pa.RecordBatch], object], keys: Sequence[str] = ()) -> None:
+        """Read it to the end; ``look`` is given some of its batches. Raises ``DataRefused`` KZ402.
+
+        ``keys``: columns of which, if they hold whole numbers, it is seen whether they ascend.
+        """
         valued = dict.fromkeys(self.columns, False)
-        size = self.path.stat().st_size
+        ascents = {key: _Ascent() for key in keys if self.columns.get(key, "").startswith(("int", "uint"))}
         try:
-            with pq.ParquetFile(self.path, pre_buffer=False) as file:
+            with open_file(self.path) as file:
                 # A whole footer says nothing of the pages before it, and its statistics are not to be relied on.
                 rows = batch_rows(file)
                 step = -(-file.metadata.num_rows // rows // _LOOKS) or 1
-                for number, batch in enumerate(file.iter_batches(rows, use_threads=size > BATCH)):
+                for number, batch in enumerate(file.iter_batches(rows, use_threads=self.size > BATCH)):
                     self.rows += batch.num_rows
+                    for key, ascent in ascents.items():
+                        ascent.see(batch.column(key))
                     for name in [name for name, found in valued.items() if not found]:
                         valued[name] = _has_value(batch.column(name))
                     if number % step == 0:
                         look(batch)
         except BROKEN:
-            raise damaged(self.wanted, f"{size} bytes, with unreadable pages", "a whole Parquet file") from None
+            raise damaged(self.wanted, f"{self.size} bytes, with unreadable pages", "a whole Parquet file") from None
         self.empty = tuple(name for name, found in valued.items() if not found)
+        self.ascending = tuple(key for key, ascent in ascents.items() if ascent.holds)
 
     def partitions(self) -> list[str]:
         return [self.partition] if self.rows else []
@@ -348,8 +357,17 @@ class Original:
         if before:
             grown = self.path.with_name("grown")
             return write_draft(partition, grown, lambda: chain(read_batches(before), read_batches(self.path)))
-        size = self.path.stat().st_size
-        return Draft(partition, self.path, self.rows, size, self.sha256, self.md5.result()[1], self.columns, self.empty)
+        return Draft(
+            partition,
+            self.path,
+            self.rows,
+            self.size,
+            self.sha256,
+            self.md5.result()[1],
+            self.columns,
+            self.empty,
+            self.ascending,
+        )
 
 
 def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> Original | None:
@@ -360,7 +378,8 @@ def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> O
     Raises ``DataRefused``: KZ406 it changes meanwhile, KZ407 it cannot be read.
     """
     try:
-        schema = pq.read_schema(path)
+        with open_file(path) as file:
+            schema = file.schema_arrow
         names = choose(list(schema.names), wanted)
     except (*BROKEN, DataRefused):
         return None
@@ -370,14 +389,14 @@ def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> O
     # What was fetched from elsewhere is a copy already.
     copy = None if path.parent == folder else folder / "original"
     digests = stable_digests(path, "sha256", "md5", copy=copy)
-    sha256 = digests["sha256"].result()[1]
-    return Original(copy or path, partition, wanted, column_types(schema), sha256, digests["md5"])
+    size, sha256 = digests["sha256"].result()
+    return Original(copy or path, partition, wanted, column_types(schema), size, sha256, digests["md5"])
 
 
-def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """One of our own Parquet files, a row group at most at a time."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        yield from file.iter_batches(_BLOCK_ROWS, columns=columns, use_threads=False)
+    with open_file(path) as file:
+        yield from file.iter_batches(_BLOCK_ROWS, use_threads=False)
 
 
 def column_order(path: Path) -> tuple[str, ...]:
@@ -390,9 +409,16 @@ def column_order(path: Path) -> tuple[str, ...]:
 
 def repeats_keys(path: Path, keys: Sequence[str]) -> bool:
     """Whether two rows of a file have the same values in all of ``keys``."""
-    kinds = [pq.read_schema(path).field(key).type for key in keys]
-    if len(keys) == 1 and pa.types.is_integer(kinds[0]) and _ascends(read_batches(path, list(keys))):
-        return False
+    with open_file(path) as file:
+        kinds = [file.schema_arrow.field(key).type for key in keys]
+        if len(keys) == 1 and pa.types.is_integer(kinds[0]):
+            ascent = _Ascent()
+            for batch in file.iter_batches(_BLOCK_ROWS, columns=list(keys), use_threads=False):
+                ascent.see(batch.column(0))
+                if not ascent.holds:
+                    break
+            else:
+                return False
     if all(pa.types.is_primitive(kind) for kind in kinds):
         # Numbers are hashed in no time, and what has no two equal hashes has no two equal rows.
         batches = row_hashes.read_batches(path, keys)
@@ -404,17 +430,20 @@ def repeats_keys(path: Path, keys: Sequence[str]) -> bool:
     return bool(table.group_by(list(keys), use_threads=False).aggregate([]).num_rows < table.num_rows)
 
 
-def _ascends(batches: Iterator[pa.RecordBatch]) -> bool:
-    """Whether each value of the one column is larger than that before it: as numbers that count rows are."""
-    before = None
-    for batch in batches:
-        values = batch.column(0)
+class _Ascent:
+    """Whether each value of a column of whole numbers is larger than that before it, as those that count rows are."""
+
+    def __init__(self) -> None:
+        self.holds, self._before = True, None
+
+    def see(self, values: pa.Array) -> None:
+        """Take the next values."""
+        if not self.holds or not len(values):
+            return
         larger = pc.less(values.slice(0, len(values) - 1), values.slice(1))
-        first = before is None or pc.less(before, values[0]).as_py()
-        if values.null_count or not first or not pc.all(larger).as_py():
-            return False
-        before = values[-1]
-    return True
+        first = self._before is None or pc.less(self._before, values[0]).as_py()
+        self.holds = bool(first and not values.null_count and pc.all(larger).as_py())
+        self._before = values[-1]
 
 
 def same_rows(one: Path, other: Path) -> bool:
@@ -498,5 +527,8 @@ def _has_value(column: pa.Array | pa.ChunkedArray) -> bool:
     if column.null_count == len(column):
         return False
     if pa.types.is_floating(column.type):
+        first = column[0].as_py()
+        if first is not None and first == first:
+            return True
         return bool(pc.any(pc.invert(pc.is_nan(column)), skip_nulls=True).as_py())
     return True

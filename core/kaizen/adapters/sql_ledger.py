@@ -91,7 +91,7 @@ class SqlLedger(ABC):
         return self._append_once(loop, events)
 
     def head(self, loop: str, subject: str) -> Event | None:
-        return self._one(_newest(loop, subject))
+        return self._one(_HEAD, loop=loop, subject=subject)
 
     def find(self, loop: str, kind: str, key: str) -> Event | None:
         return self._one(_BY_KEY, loop=loop, kind=kind, key=key)
@@ -298,7 +298,8 @@ class SqlLedger(ABC):
         return appended
 
     def _append(self, connection: sa.Connection, loop: str, events: Sequence[NewEvent]) -> list[Event]:
-        heads = {new.subject: _rows(connection, _newest(loop, new.subject)) for new in events}
+        subjects = dict.fromkeys(new.subject for new in events)
+        heads = {subject: _rows(connection, _HEAD, loop=loop, subject=subject) for subject in subjects}
         newest = {subject: rows[0] for subject, rows in heads.items() if rows}
         rows, fresh = plan_append(loop, events, _found(connection, loop, events), newest)
         if fresh:
@@ -309,7 +310,7 @@ class SqlLedger(ABC):
 
     def _grant(self, connection: sa.Connection, wanted: Lease, held: Lease | None, now: datetime) -> Lease:
         # The epoch goes on from the events, which survive a release and a restore.
-        last = _rows(connection, _newest(LEASES, lease_subject(wanted.resource)))
+        last = _rows(connection, _HEAD, loop=LEASES, subject=lease_subject(wanted.resource))
         granted = replace(wanted, epoch=event_of(last[0]).payload["epoch"] + 1 if last else 1)
         new = lease_event("LeaseTaken" if held else "LeaseGranted", granted, now, held)
         check_names(LEASES, [new])
@@ -329,12 +330,14 @@ class SqlLedger(ABC):
             apply_migrations(connection, schema_number(connection, self.where))
 
 
-_BY_KEY = sa.select(EVENT).where(*(EVENT.c[name] == sa.bindparam(name) for name in ("loop", "kind", "key")))
-
-
-def _newest(loop: str, subject: str | sa.ColumnElement[Any]) -> sa.Select[Any]:
+def _newest(loop: str | sa.BindParameter[str], subject: sa.ColumnElement[Any]) -> sa.Select[Any]:
     chain = sa.select(EVENT).where(EVENT.c.loop == loop, EVENT.c.subject == subject)
     return chain.order_by(EVENT.c.subject_seq.desc()).limit(1)
+
+
+# Made once: to make a statement costs more than to have it answered.
+_HEAD = _newest(sa.bindparam("loop"), sa.bindparam("subject"))
+_BY_KEY = sa.select(EVENT).where(*(EVENT.c[name] == sa.bindparam(name) for name in ("loop", "kind", "key")))
 
 
 def _distinct(column: sa.Column[Any], *conditions: sa.ColumnElement[bool]) -> sa.CTE:
