@@ -698,9 +698,9 @@ class _Taking:
         try:
             appended = self.loop.ledger.append_all(self.loop.name, self._events(name, landed, made))
         except (HeadMoved, KeyConflict):
-            self.known.pop(name, None)
             if attempt == _PATIENCE:
                 raise
+            self.known[name] = self._look(name)
             return self.take_again(name, landed, attempt + 1)
         fault_point("ingest.after_append")
         self._remember(name, made, {event.subject: event.subject_seq for event in appended})
@@ -740,7 +740,7 @@ class _Taking:
             known.positions[version.partition] = positions[f"data/{name}/{version.partition}"]
         if delivered != known.delivered + len(made):
             # Somebody else delivered meanwhile: what comes next is held against that as well.
-            self.known.pop(name)
+            self.known[name] = self._look(name)
         known.delivered = delivered
 
     def _new_file(self, name: str, partition: str, new: _NewVersion, landed: _Landed) -> NewFile:

@@ -368,7 +368,7 @@ def test_two_at_once_take_each_row_once(bench: Bench) -> None:
     with bench.open() as loop, _taking(loop, EVER, print) as late:
         bench.insert(number(2))
         listed = late.items("schedules")
-        assert late._known("schedules").versions.keys() == {"2024-01", "2024-02"}
+        assert late.known_of("schedules").versions.keys() == {"2024-01", "2024-02"}
         bench.insert(number(3))
         assert bench.ingest() == {"2024-01": (2, "grew"), "2024-02": (2, "grew")}
         assert late.take("schedules", listed) == []
