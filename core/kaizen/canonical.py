@@ -114,5 +114,5 @@ def _send(source: FileIO, target: FileIO) -> int:
         raise OSError(error.errno, error.strerror, source.name, None, target.name) from None
 
 
-_CHUNK, _STEP, _LARGE = 1 << 20, 4 << 20, 8 << 20
+_CHUNK, _STEP, _LARGE = 1 << 18, 4 << 20, 8 << 20
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EXDEV, errno.EOPNOTSUPP)

@@ -40,10 +40,10 @@ def publish_file(target: Path, write: Callable[[Path], object], *, mode: int = 0
         sync(temporary)
         fault_point("publish.file.before_rename")
         temporary.replace(target)
-    except BaseException:
+        sync(target.parent)
+    finally:
+        # Also where it went well: a rename onto another link of the same file does nothing.
         temporary.unlink(missing_ok=True)
-        raise
-    sync(target.parent)
     return target
 
 

@@ -240,3 +240,17 @@ def test_two_publishers_of_one_content_both_succeed(tmp_path: Path, monkeypatch:
     assert mine == other["result"]
     assert not (tmp_path / "mine").exists()
     verify_folder(*mine)
+
+
+def test_a_draft_that_is_a_link_of_what_somebody_else_has_just_published_is_not_left(tmp_path: Path) -> None:
+    """A rename onto another link of the same file does nothing, and leaves both."""
+    source, target = tmp_path / "source", tmp_path / "shared" / "target"
+    source.write_text("same")
+
+    def write(draft: Path) -> None:
+        draft.unlink()
+        os.link(source, draft)
+        os.link(source, target)
+
+    publish_file(target, write)
+    assert names(tmp_path) == ["shared", "shared/target", "source"]

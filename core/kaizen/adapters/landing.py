@@ -412,12 +412,8 @@ def repeats_keys(path: Path, keys: Sequence[str]) -> bool:
     with open_file(path) as file:
         kinds = [file.schema_arrow.field(key).type for key in keys]
         if len(keys) == 1 and pa.types.is_integer(kinds[0]):
-            ascent = _Ascent()
-            for batch in file.iter_batches(_BLOCK_ROWS, columns=list(keys), use_threads=False):
-                ascent.see(batch.column(0))
-                if not ascent.holds:
-                    break
-            else:
+            ascent, batches = _Ascent(), file.iter_batches(_BLOCK_ROWS, columns=list(keys), use_threads=False)
+            if all(ascent.see(batch.column(0)) for batch in batches):
                 return False
     if all(pa.types.is_primitive(kind) for kind in kinds):
         # Numbers are hashed in no time, and what has no two equal hashes has no two equal rows.
@@ -436,14 +432,15 @@ class _Ascent:
     def __init__(self) -> None:
         self.holds, self._before = True, None
 
-    def see(self, values: pa.Array) -> None:
-        """Take the next values."""
+    def see(self, values: pa.Array) -> bool:
+        """Take the next values; whether it still holds."""
         if not self.holds or not len(values):
-            return
+            return self.holds
         larger = pc.less(values.slice(0, len(values) - 1), values.slice(1))
         first = self._before is None or pc.less(self._before, values[0]).as_py()
         self.holds = bool(first and not values.null_count and pc.all(larger).as_py())
         self._before = values[-1]
+        return self.holds
 
 
 def same_rows(one: Path, other: Path) -> bool:
