@@ -786,7 +786,7 @@ class _Taking:
 
 
 class _Folders:
-    """Folders below ``scratch``, one for each delivery: to make and remove one costs as much as a small file does."""
+    """Folders below ``scratch``, one for each delivery; one that is empty again serves another."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch, self._made, self._empty = scratch, 0, list[Path]()
