@@ -7,14 +7,11 @@ checked before anything is written, so a refusal leaves no trace. Rows stream: m
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import shutil
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -24,6 +21,7 @@ from kaizen.calendar import bounds
 from kaizen.canonical import digest
 from kaizen.catalogue import entry
 from kaizen.containers import parse_size
+from kaizen.deliveries import EVER, Deliveries, Span, Tell, may_be_kept, open_deliveries, single_partition
 from kaizen.errors import DataRefused, HeadMoved, KeyConflict, MissingDependency
 from kaizen.faults import fault_point
 from kaizen.ingest_checks import (
@@ -36,14 +34,13 @@ from kaizen.ingest_checks import (
     refuse_repeats,
     refuse_rows,
 )
-from kaizen.ledger import Event, NewEvent
+from kaizen.landed import Known, Landed, Line, NewVersion, look
+from kaizen.ledger import NewEvent
 from kaizen.loop import Loop
 from kaizen.ports import NewFile, Pointer
 from kaizen.privacy import refuse_other_key
-from kaizen.records import DataVersion, Delivery, Source, ValidationReport, data_path
-from kaizen.seen import Seen, open_seen
-from kaizen.sources import FileItem, Item, Wanted, Whence, Whole, find_items, format_of
-from kaizen.spec import TableSpec
+from kaizen.records import DataVersion, Delivery, Source, data_path
+from kaizen.sources import FileItem, Item, Wanted
 from kaizen.store import split_address
 
 if TYPE_CHECKING:
@@ -51,18 +48,12 @@ if TYPE_CHECKING:
     from kaizen.adapters.landing import Cut, Draft, Original, Rows
     from kaizen.adapters.masking import Mask
 
-WHOLE = "all"
-"""The partition of a table that is not cut."""
-_TOGETHER = (256, 256 << 20)
-"""Deliveries, and bytes of them, whose versions are committed together: a commit costs more than a small file."""
 _SMALL, _AHEAD, _READERS = 8 << 20, 16, 2
 """Bytes of a file that is copied ahead; how many are, and how many of them at once: hashing needs no interpreter."""
 _MANY_ROWS = 2_000_000
 """So many rows are worth a word on the way."""
 _PATIENCE = 20
 """How often a delivery is taken up again because somebody else changed its partition meanwhile."""
-
-Tell = Callable[[str], None]
 
 
 def _say_nothing(_: str) -> None:
@@ -71,27 +62,6 @@ def _say_nothing(_: str) -> None:
 
 def _nothing_waits(_: Collection[str]) -> None:
     """There is nothing to finish."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Partitions by time that are taken: those that begin at ``since`` or later and end by ``until``."""
-
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def key(self) -> str:
-        """What of a delivery was taken, as its key has it."""
-        ends = [moment.isoformat() if moment else "" for moment in (self.since, self.until)]
-        return "/".join(ends) if self.since else ends[1]
-
-    def holds(self, begin: datetime, end: datetime) -> bool:
-        """Whether a partition is among them."""
-        return (self.since is None or begin >= self.since) and (self.until is None or end <= self.until)
-
-
-EVER = Span()
 
 
 def ingest(loop: Loop, *, span: Span = EVER, tell: Tell = _say_nothing) -> list[DataVersion]:
@@ -117,8 +87,8 @@ def ingest_file(loop: Loop, name: str, path: Path) -> list[DataVersion]:
 def has_landed(loop: Loop) -> bool:
     """Whether ``ingest`` has work: a delivery that was not taken yet. One that is refused is for ingest to refuse."""
     try:
-        with _taking(loop, EVER, _say_nothing) as taking:
-            return any(taking.new_items(name, taking.items(name)) for name in loop.spec.data.tables)
+        with open_deliveries(loop, EVER, _say_nothing) as deliveries:
+            return any(deliveries.new_items(name, deliveries.items(name)) for name in loop.spec.data.tables)
     except DataRefused:
         return True
 
@@ -148,92 +118,10 @@ class _Coming:
     brought: Future[_Brought]
 
 
-@dataclass
-class _Landed:
-    """A delivery on its way: its rows are in the store, nobody knows of them yet."""
-
-    item: Item
-    key: str
-    source: Source
-    partitions: tuple[str, ...]
-    private: dict[str, str]
-    versions: dict[str, _NewVersion] = field(default_factory=dict)
-    teaches: bool = False
-    """Whether it has columns that nobody knew: who else brings such at the same moment, may know other types."""
-
-
-@dataclass
-class _Group:
-    """Deliveries that are committed together, what they were held against last, and what they are made of."""
-
-    landed: list[_Landed] = field(default_factory=list)
-    known: _Known | None = None
-    partitions: set[str] = field(default_factory=set)
-    size: int = 0
-
-    def add(self, landed: _Landed, known: _Known) -> None:
-        self.landed.append(landed)
-        self.known = known
-        self.partitions |= landed.versions.keys()
-        self.size += sum(version.draft.size for version in landed.versions.values())
-
-    @property
-    def is_full(self) -> bool:
-        count, size = _TOGETHER
-        return len(self.landed) >= count or self.size >= size
-
-
-@dataclass(frozen=True)
-class _NewVersion:
-    """One partition of a delivery that is to become a version. ``expect``: position of the version before, or 0."""
-
-    draft: Draft
-    address: str
-    change: Literal["", "grew", "replaced"]
-    previous: str
-    expect: int
-    added: tuple[str, ...]
-
-
-@dataclass
-class _Known:
-    """What is there of a table: the newest version of each partition and its position, and what was refused.
-
-    ``delivered`` is the position of the newest delivery. ``types`` and ``order`` of its columns are as if what waits
-    were there already: together is as one by one. The order is that of ``newest``, the last partition by name.
-    """
-
-    versions: dict[str, DataVersion]
-    positions: dict[str, int]
-    refused: set[str]
-    types: dict[str, str]
-    order: tuple[str, ...]
-    newest: str
-    delivered: int
-
-    def learn(self, partition: str, columns: Mapping[str, str], given: Mapping[str, str]) -> bool:
-        """Hold the next delivery against this one; whether that changes the types. ``given``: those of the spec."""
-        from kaizen.adapters.schemas import merge_types
-
-        before, self.types = self.types, merge_types([self.types, columns]) | dict(given)
-        if partition >= self.newest:
-            self.newest, self.order = partition, tuple(columns)
-        return self.types != before
-
-    def added(self, names: Sequence[str]) -> list[str]:
-        """Those of ``names`` that are new; of a table's first delivery none is, later ones of a call have its order."""
-        return [name for name in names if name not in self.types] if self.versions or self.order else []
-
-    @property
-    def expected(self) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Types and order of the columns of the next delivery."""
-        return self.types, self.order
-
-
 @contextmanager
 def _taking(loop: Loop, span: Span, tell: Tell) -> Iterator[_Taking]:
-    with open_seen(loop.home / "seen.db") as seen, (loop.home / "ingest.lock").open("a+b") as lock:
-        yield _Taking(loop, span, tell, seen, lock.fileno())
+    with open_deliveries(loop, span, tell) as deliveries:
+        yield _Taking(loop, tell, deliveries)
 
 
 @dataclass
@@ -241,127 +129,26 @@ class _Taking:
     """One call of ``ingest``."""
 
     loop: Loop
-    span: Span
     tell: Tell
-    seen: Seen
-    lock: int
-    identities: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Of items whose bytes this call has hashed."""
-    marks: dict[str, int] = field(default_factory=dict)
-    """By table: position of the delivery whose watermark this call goes on from."""
-    whole: set[str] = field(default_factory=set)
-    """Tables with a watermark that are asked for whole partitions."""
-    known: dict[str, _Known] = field(default_factory=dict)
+    deliveries: Deliveries
+    known: dict[str, Known] = field(default_factory=dict)
     """By table: what was there when this call last looked. Whoever was faster since makes the append refuse."""
     earlier: dict[str, Earlier] = field(default_factory=dict)
     """By table: what this call has seen of it."""
     landed: set[str] = field(default_factory=set)
     """Keys of the deliveries that this call has landed."""
 
-    # What there is to take.
-
-    def items(self, name: str) -> list[Item]:
-        """What the table's source delivers now."""
-        loop, table, since = self.loop, self.loop.spec.data.tables[name], ""
-        self.whole.discard(name)
-        if table.watermark:
-            head = loop.ledger.head(loop.name, f"source/{name}")
-            self.marks[name] = head.subject_seq if head else 0
-            since = Delivery.from_json(head.payload).watermark if head else ""
-            if self._comes_whole(name, head):
-                self.whole.add(name)
-        whole = self._whole(name) if name in self.whole else None
-        return find_items(
-            table, Whence(loop.path.parent, loop.env, name, since, loop.caller.call.secrets, whole), self.tell
-        )
-
-    def _comes_whole(self, name: str, head: Event | None) -> bool:
-        """Whether a table with a watermark is asked for whole partitions: what was added to them does not do."""
-        table = self.loop.spec.data.tables[name]
-        if table.on_change != "append" or table.lag is not None or self.span != EVER:
-            return True
-        # A range that was taken ahead of the watermark: some of what lies beyond it is there.
-        if head and head.key.split("/", 2)[2]:
-            return True
-        # What validation refused is replaced: by all of it.
-        reports = self.loop.heads(ValidationReport, f"validation/{name}/")
-        refused = {r.data for r in reports.values() if r.verdict == "refused"}
-        return bool(refused) and any(v.digest in refused for v in self.loop.versions(name).values())
-
-    def _whole(self, name: str) -> Whole:
-        spec = self.loop.spec
-        time = spec.time_of(name) if spec.data.tables[name].timed else ""
-
-        def holds(partition: str) -> bool:
-            return self.span.holds(*bounds(partition, spec.timezone))
-
-        return Whole(time, spec.clock.timezone, spec.keys_of(name), holds, self.span.since, self.span.until)
-
-    def new_items(self, name: str, items: Sequence[Item], *, reading: bool = True) -> list[Item]:
-        """Those that were not taken yet, as far as their stamps tell; and their bytes, if these are to be read."""
-        identities = [self._identity(name, item, None, reading=reading) for item in items]
-        taken = self._taken(name, identities)
-        return [item for item, identity in zip(items, identities, strict=True) if identity not in taken]
-
-    def _taken(self, name: str, identities: Sequence[str]) -> set[str]:
-        """Those of which a delivery is on record."""
-        keys = {self._key_of(name, identity): identity for identity in identities if identity}
-        return {keys[key] for key in self.loop.ledger.known_keys(self.loop.name, "Delivery", keys)}
-
-    def _identity(self, name: str, item: Item, scratch: Path | None, *, reading: bool = True) -> str:
-        label, stamp = f"{name}/{item.where}", item.stamp()
-        if found := self.identities.get((label, stamp), ""):
-            return found
-        if scratch is None and (known := self.seen.identity(label, stamp)):
-            return known
-        if not reading or (scratch is None and not isinstance(item, FileItem)):
-            # What is elsewhere is not fetched to find out; taking it will.
-            return ""
-        found = item.identity(scratch or self.loop.home)
-        if scratch is None:
-            self.identities[label, stamp] = found
-        self._keep_identity(label, stamp, item, found)
-        return found
-
-    def _keep_identity(self, label: str, stamp: str, item: Item, identity: str) -> None:
-        if identity and item.settled():
-            self.seen.keep(label, stamp, identity)
-
-    def _key_of(self, name: str, identity: str) -> str:
-        return f"{name}/{identity}/{self.span.key}" if identity else ""
-
-    def known_of(self, name: str) -> _Known:
+    def known_of(self, name: str) -> Known:
         """What was there of a table at the last look."""
         if name not in self.known:
-            self.known[name] = self._look(name)
+            self.known[name] = look(self.loop, name)
         return self.known[name]
-
-    def _look(self, name: str) -> _Known:
-        from kaizen.adapters.landing import column_order
-        from kaizen.adapters.schemas import merge_types
-
-        loop = self.loop
-        # First of all: what comes later than this look, is later than this position.
-        delivered = loop.ledger.head(loop.name, f"source/{name}")
-        heads = loop.ledger.heads(loop.name, prefix=(prefix := f"data/{name}/"))
-        versions = {subject.removeprefix(prefix): DataVersion.from_json(e.payload) for subject, e in heads.items()}
-        newest = max(versions, default="")
-        reports = loop.heads(ValidationReport, f"validation/{name}/")
-        return _Known(
-            versions,
-            {subject.removeprefix(prefix): event.subject_seq for subject, event in heads.items()},
-            {r.data for r in reports.values() if r.verdict == "refused"},
-            merge_types(v.columns for v in versions.values()) | dict(loop.spec.data.tables[name].types),
-            column_order(loop.store.file_path(split_address(versions[newest].address)[1])) if newest else (),
-            newest,
-            delivered.subject_seq if delivered else 0,
-        )
 
     # Taking it.
 
     def take_all(self, name: str) -> list[DataVersion]:
         """Take what is new of one table."""
-        return self.take(name, self.new_items(name, self.items(name), reading=False))
+        return self.take(name, self.deliveries.new_items(name, self.deliveries.items(name), reading=False))
 
     def take(self, name: str, items: Sequence[Item]) -> list[DataVersion]:
         """Take these items, several together; those that another process is at come last."""
@@ -371,7 +158,7 @@ class _Taking:
         # A remote that cannot be written is found out before anything is kept.
         self.loop.data.probe()
         with ThreadPoolExecutor(1) as beside:
-            line = _Line(self, name, beside)
+            line = Line(self, name, beside)
             try:
                 with closing(self._bring_all(name, items, postponed)) as all_brought:
                     for number, brought in enumerate(all_brought):
@@ -380,15 +167,15 @@ class _Taking:
                         if landed := self._land(name, brought, line.clear):
                             line.add(landed)
                         else:
-                            self._release(name, brought.item)
+                            self.deliveries.release(name, brought.item)
             finally:
                 # Also before a refusal goes up: what came before it stays taken.
                 line.finish()
         versions = line.versions
         for item in postponed:
-            self._claim(name, item, wait=True)
+            self.deliveries.claim(name, item, wait=True)
             versions += self._take_one(name, item)
-            self._release(name, item)
+            self.deliveries.release(name, item)
         return versions
 
     def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
@@ -404,7 +191,7 @@ class _Taking:
     ) -> Iterator[_Brought]:
         coming: list[_Coming] = []
         for item in items:
-            if not self._claim(name, item, wait=False):
+            if not self.deliveries.claim(name, item, wait=False):
                 postponed.append(item)
                 continue
             folder = folders.take()
@@ -415,7 +202,7 @@ class _Taking:
             else:
                 yield from self._read_coming(name, coming, 0)
                 brought = self._bring(name, item, folder)
-                yield self._read_new(name, brought, self._taken(name, [brought.identity]))
+                yield self._read_new(name, brought, self.deliveries.taken(name, [brought.identity]))
         yield from self._read_coming(name, coming, 0)
 
     def _read_coming(self, name: str, coming: list[_Coming], most: int) -> Iterator[_Brought]:
@@ -424,7 +211,7 @@ class _Taking:
             some, coming[:_AHEAD] = coming[:_AHEAD], []
             wait([each.brought for each in some])
             copied = [each.brought.result() for each in some if not each.brought.exception()]
-            taken = self._taken(name, [brought.identity for brought in copied])
+            taken = self.deliveries.taken(name, [brought.identity for brought in copied])
             for each in some:
                 brought = each.brought.result()
                 if each.expected != self.known_of(name).expected:
@@ -440,24 +227,13 @@ class _Taking:
         except OSError:
             # Whoever reads it says so.
             small = False
-        return small and _may_be_kept(table, item)
-
-    def _claim(self, name: str, item: Item, *, wait: bool) -> bool:
-        """Keep other processes of this machine from doing the same work; the ledger keeps it from counting twice."""
-        try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, _place_of(name, item))
-        except OSError:
-            return False
-        return True
-
-    def _release(self, name: str, item: Item) -> None:
-        fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, _place_of(name, item))
+        return small and may_be_kept(table, item)
 
     def _take_one(self, name: str, item: Item, attempt: int = 1) -> list[DataVersion]:
         """Take an item by itself."""
         with self.loop.store.scratch() as scratch:
             brought = self._bring(name, item, scratch)
-            landed = self._land(name, self._read_new(name, brought, self._taken(name, [brought.identity])))
+            landed = self._land(name, self._read_new(name, brought, self.deliveries.taken(name, [brought.identity])))
         return self.record(name, [landed], self.commit(name, [landed]), attempt) if landed else []
 
     def _bring(self, name: str, item: Item, folder: Path) -> _Brought:
@@ -488,7 +264,7 @@ class _Taking:
 
     def _land(
         self, name: str, brought: _Brought, clear: Callable[[Collection[str]], object] = _nothing_waits
-    ) -> _Landed | None:
+    ) -> Landed | None:
         """Check and store one delivery; None if it was taken before. ``clear``: have nothing wait in its partitions."""
         if not brought.read:
             return None
@@ -502,12 +278,12 @@ class _Taking:
         self._check(name, item.where, rows, drafts)
         if not identity:
             identity = door.identity or digest({partition: d.sha256 for partition, d in drafts.items()})
-            if self.loop.find(Delivery, self._key_of(name, identity)):
+            if self.loop.find(Delivery, self.deliveries.key_of(name, identity)):
                 return None
-        key = self._key_of(name, identity)
+        key = self.deliveries.key_of(name, identity)
         if key in self.landed:
             return None
-        landed = _Landed(item, key, Source(item.name, identity), tuple(drafts), door.said)
+        landed = Landed(item, key, Source(item.name, identity), tuple(drafts), door.said)
         try:
             landed.versions |= self._new_versions(name, landed, rows, drafts, self.known_of(name))
         except DataRefused:
@@ -520,7 +296,7 @@ class _Taking:
         fault_point("ingest.after_publish")
         return landed
 
-    def learn(self, name: str, landed: _Landed) -> bool:
+    def learn(self, name: str, landed: Landed) -> bool:
         """Hold the next delivery against this one; whether it has columns that nobody knew."""
         known, given = self.known_of(name), self.loop.spec.data.tables[name].types
         taught = [known.learn(partition, new.draft.columns, given) for partition, new in landed.versions.items()]
@@ -538,14 +314,14 @@ class _Taking:
 
         here, wanted = isinstance(item, FileItem), self._wanted(name, item)
         # What is elsewhere is fetched, and hashed on the way; what is here, when it is copied, if it is.
-        identity = "" if here else self._identity(name, item, folder)
+        identity = "" if here else self.deliveries.identity(name, item, folder)
         table, stamp = self.loop.spec.data.tables[name], item.stamp()
-        path = item.original() if _may_be_kept(table, item) else None
-        original = take_as_it_is(path, _single_partition(table, item), wanted, folder) if path else None
+        path = item.original() if may_be_kept(table, item) else None
+        original = take_as_it_is(path, single_partition(table, item), wanted, folder) if path else None
         if here and original:
-            self._keep_identity(f"{name}/{item.where}", stamp, item, original.sha256)
+            self.deliveries.keep_identity(name, item, stamp, original.sha256)
             return original.sha256, original
-        return (self._identity(name, item, None) if here else identity), original
+        return (self.deliveries.identity(name, item, None) if here else identity), original
 
     def _wanted(self, name: str, item: Item) -> Wanted:
         spec, table, known = self.loop.spec, self.loop.spec.data.tables[name], self.known_of(name)
@@ -594,13 +370,13 @@ class _Taking:
         """Those in the span."""
         zone = self.loop.spec.timezone
         timed = self.loop.spec.data.tables[name].timed
-        return [p for p in partitions if not timed or self.span.holds(*bounds(p, zone))]
+        return [p for p in partitions if not timed or self.deliveries.span.holds(*bounds(p, zone))]
 
     def _check(self, name: str, where: str, rows: Rows, drafts: Mapping[str, Draft]) -> None:
         spec, columns = self.loop.spec, {column: None for draft in drafts.values() for column in draft.columns}
         if added := self.known_of(name).added(list(columns)):
             self.tell(f"{where}: new column {', '.join(added)}")
-        if name not in self.whole or self.span == EVER:
+        if name not in self.deliveries.whole or self.deliveries.span == EVER:
             # How many rows a range has, somebody else decided.
             refuse_few(spec, name, where, rows.rows)
         for draft in drafts.values():
@@ -609,10 +385,10 @@ class _Taking:
     # Keeping it.
 
     def _new_versions(
-        self, name: str, landed: _Landed, rows: Rows, drafts: Mapping[str, Draft], known: _Known
-    ) -> dict[str, _NewVersion]:
+        self, name: str, landed: Landed, rows: Rows, drafts: Mapping[str, Draft], known: Known
+    ) -> dict[str, NewVersion]:
         """What the partitions of a delivery are to become, those that it changes."""
-        found: dict[str, _NewVersion] = {}
+        found: dict[str, NewVersion] = {}
         for partition, draft in drafts.items():
             before = known.versions.get(partition)
             if before and before.source.sha256 == landed.source.sha256:
@@ -623,8 +399,8 @@ class _Taking:
         return found
 
     def _new_version(
-        self, name: str, item: Item, rows: Rows, draft: Draft, known: _Known, private: dict[str, str]
-    ) -> _NewVersion | None:
+        self, name: str, item: Item, rows: Rows, draft: Draft, known: Known, private: dict[str, str]
+    ) -> NewVersion | None:
         """The version that a partition of a delivery is to become; None if those rows are there.
 
         A partition that validation refused may come again with other content; it was used nowhere.
@@ -638,14 +414,14 @@ class _Taking:
         before = known.versions.get(partition)
         added = tuple(known.added(list(draft.columns)))
         if before is None:
-            return _NewVersion(draft, store.adopt(f"{name}/{partition}", draft.path, draft.sha256), "", "", 0, added)
+            return NewVersion(draft, store.adopt(f"{name}/{partition}", draft.path, draft.sha256), "", "", 0, added)
         if draft.sha256 == split_address(before.address)[1] or same_rows(old := store.file(before.address), draft.path):
             return None
         policy = "replace" if table.partition is None or before.digest in known.refused else table.on_change
         if policy == "refuse":
             refuse_other_content(f"{name}/{partition}", draft.sha256, split_address(before.address)[1])
         change: Literal["grew", "replaced"] = "grew"
-        if name in self.whole:
+        if name in self.deliveries.whole:
             if policy == "append":
                 refuse_other_key(before.private, before.columns, private, f"{item.where}: {name}/{partition}")
             gone, more = self._differing(before, old, draft)
@@ -663,7 +439,7 @@ class _Taking:
             change = "replaced"
         self.tell(f"{name}/{partition} {change}: {before.rows} rows, now {draft.rows}")
         address = store.adopt(f"{name}/{partition}", draft.path, draft.sha256)
-        return _NewVersion(draft, address, change, before.digest, known.positions[partition], added)
+        return NewVersion(draft, address, change, before.digest, known.positions[partition], added)
 
     def _differing(self, before: DataVersion, old: Path, draft: Draft) -> tuple[int, int]:
         """How many rows of the version before the draft has not, and how many more it has; a query has no order."""
@@ -675,7 +451,7 @@ class _Taking:
             found = count_changes(old, draft.path, (), folder)
         return found.removed, found.added
 
-    def commit(self, name: str, landed: Sequence[_Landed]) -> dict[str, Pointer]:
+    def commit(self, name: str, landed: Sequence[Landed]) -> dict[str, Pointer]:
         """Commit what has landed to the data repository, and make it durable in the store. Raises ``DataRefused``."""
         files = [
             self._new_file(name, partition, new, each) for each in landed for partition, new in each.versions.items()
@@ -687,7 +463,7 @@ class _Taking:
         return pointers
 
     def record(
-        self, name: str, landed: Sequence[_Landed], pointers: Mapping[str, Pointer], attempt: int = 1
+        self, name: str, landed: Sequence[Landed], pointers: Mapping[str, Pointer], attempt: int = 1
     ) -> list[DataVersion]:
         """Append the records of what was committed: then it is there, all of it."""
         made = [
@@ -700,25 +476,25 @@ class _Taking:
         except (HeadMoved, KeyConflict):
             if attempt == _PATIENCE:
                 raise
-            self.known[name] = self._look(name)
+            self.known[name] = look(self.loop, name)
             return self.take_again(name, landed, attempt + 1)
         fault_point("ingest.after_append")
         self._remember(name, made, {event.subject: event.subject_seq for event in appended})
         for each in landed:
-            self._release(name, each.item)
+            self.deliveries.release(name, each.item)
         return list(chain.from_iterable(made))
 
-    def take_again(self, name: str, landed: Sequence[_Landed], attempt: int = 1) -> list[DataVersion]:
+    def take_again(self, name: str, landed: Sequence[Landed], attempt: int = 1) -> list[DataVersion]:
         """Take deliveries up again on what is there now, because somebody else came first."""
         self.landed -= {each.key for each in landed}
-        if name in self.marks:
+        if name in self.deliveries.marks:
             # They went on from the same watermark: what is new begins elsewhere now.
             return self.take_all(name)
         return [version for each in landed for version in self._take_one(name, each.item, attempt)]
 
-    def _events(self, name: str, landed: Sequence[_Landed], made: Sequence[Sequence[DataVersion]]) -> list[NewEvent]:
+    def _events(self, name: str, landed: Sequence[Landed], made: Sequence[Sequence[DataVersion]]) -> list[NewEvent]:
         """What is to be recorded of deliveries: the versions of each, then itself."""
-        expect = self.marks.get(name)
+        expect = self.deliveries.marks.get(name)
         if expect is None and any(each.teaches for each in landed):
             expect = self.known_of(name).delivered
         events = []
@@ -740,10 +516,10 @@ class _Taking:
             known.positions[version.partition] = positions[f"data/{name}/{version.partition}"]
         if delivered != known.delivered + len(made):
             # Somebody else delivered meanwhile: what comes next is held against that as well.
-            self.known[name] = self._look(name)
+            self.known[name] = look(self.loop, name)
         known.delivered = delivered
 
-    def _new_file(self, name: str, partition: str, new: _NewVersion, landed: _Landed) -> NewFile:
+    def _new_file(self, name: str, partition: str, new: NewVersion, landed: Landed) -> NewFile:
         draft = new.draft
         facts = entry(
             self.loop.spec,
@@ -758,7 +534,7 @@ class _Taking:
         source = self.loop.store.file_path(draft.sha256)
         return NewFile(data_path(name, partition), source, f"ingest {name}/{partition}", facts, draft.md5)
 
-    def _version(self, name: str, partition: str, new: _NewVersion, landed: _Landed, pointer: Pointer) -> DataVersion:
+    def _version(self, name: str, partition: str, new: NewVersion, landed: Landed, pointer: Pointer) -> DataVersion:
         from kaizen.adapters.examples import make_label
         from kaizen.adapters.tables import count_classes, read_columns
 
@@ -808,91 +584,13 @@ class _Folders:
             self._empty.append(folder)
 
 
-class _Line:
-    """What has landed of a table on its way into repository and ledger, in groups.
-
-    While a group is committed ``beside``, the next one is read and lands. Its records are appended before the commit
-    of the next one begins, so that a repository that is ahead of the ledger is so by one group at most.
-
-    Attributes:
-        versions: those that are there.
-    """
-
-    def __init__(self, taking: _Taking, name: str, beside: ThreadPoolExecutor) -> None:
-        self.versions: list[DataVersion] = []
-        self._taking, self._name, self._beside = taking, name, beside
-        self._waiting = _Group()
-        self._under_way: tuple[_Group, Future[dict[str, Pointer]]] | None = None
-
-    def add(self, landed: _Landed) -> None:
-        """Take one more; ``clear`` was called for its partitions."""
-        known = self._taking.known_of(self._name)
-        self._waiting.add(landed, known)
-        if not known.versions:
-            # A table's first delivery is recorded by itself: if somebody else was faster, it alone is taken again.
-            self.finish()
-        elif self._waiting.is_full:
-            self._commit()
-
-    def clear(self, partitions: Collection[str]) -> None:
-        """Finish what there is, if it is of these partitions."""
-        groups = [self._waiting, *(self._under_way or ())[:1]]
-        if any(not group.partitions.isdisjoint(partitions) for group in groups):
-            self.finish()
-
-    def finish(self) -> None:
-        """Have everything there. Raises what commit and record raise; then nothing is left on its way."""
-        self._commit()
-        self._record()
-
-    def _commit(self) -> None:
-        self._record()
-        group, self._waiting = self._waiting, _Group()
-        if group.landed:
-            self._under_way = group, self._beside.submit(self._taking.commit, self._name, group.landed)
-
-    def _record(self) -> None:
-        if not self._under_way:
-            return
-        (group, pointers), self._under_way = self._under_way, None
-        waiting, self._waiting = self._waiting, _Group()
-        self.versions += self._taking.record(self._name, group.landed, pointers.result())
-        if waiting.landed and waiting.known is not self._taking.known_of(self._name):
-            # Somebody else has delivered meanwhile: what waits is held against that as well.
-            if any(each.teaches for each in waiting.landed):
-                self.versions += self._taking.take_again(self._name, waiting.landed)
-                return
-            for each in waiting.landed:
-                self._taking.learn(self._name, each)
-        self._waiting = waiting
-
-
-def _may_be_kept(table: TableSpec, item: Item) -> bool:
-    """Whether the very bytes of an item can be those of a partition."""
-    return bool(_single_partition(table, item)) and format_of(item.where, table.format or "") == "parquet"
-
-
-def _place_of(name: str, item: Item) -> int:
-    """The byte of the lock file that stands for an item."""
-    return int.from_bytes(hashlib.sha256(f"{name}/{item.where}".encode()).digest()[:7])
-
-
-def _single_partition(table: TableSpec, item: Item) -> str:
-    """The partition that a delivery of this table is as a whole, "" if its rows are cut."""
-    from kaizen.adapters.landing import key_name
-
-    if table.partition is None:
-        return WHOLE
-    return key_name(Path(item.name).name) if table.partition == "file" else ""
-
-
 def _cut(loop: Loop, name: str, item: Item) -> Cut:
     try:
         from kaizen.adapters import landing
     except ImportError:
         raise MissingDependency("pyarrow", "data") from None
     spec, table = loop.spec, loop.spec.data.tables[name]
-    if single := _single_partition(table, item):
+    if single := single_partition(table, item):
         return landing.whole(single)
     if table.key_column:
         return landing.by_column(table.key_column, item.where)

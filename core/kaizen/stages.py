@@ -16,11 +16,12 @@ from kaizen import codec, report
 from kaizen.bridge import call
 from kaizen.calendar import bounds
 from kaizen.data_report import data_report, page_path
+from kaizen.deliveries import Span
 from kaizen.deploy import deploy
 from kaizen.errors import SpecError, UsageError
 from kaizen.evaluate import evaluate
 from kaizen.explore import show
-from kaizen.ingest import Span, has_landed, ingest
+from kaizen.ingest import has_landed, ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor, unjudged
 from kaizen.promote import promote

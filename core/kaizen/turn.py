@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from kaizen.deliveries import Span
 from kaizen.deploy import deploy
 from kaizen.evaluate import evaluate
 from kaizen.faults import fault_point
-from kaizen.ingest import Span, ingest
+from kaizen.ingest import ingest
 from kaizen.loop import Loop
 from kaizen.monitor import monitor
 from kaizen.promote import promote, registry_name

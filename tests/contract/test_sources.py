@@ -25,8 +25,9 @@ from tests.services import s3_server
 
 from kaizen.adapters.memory_registry import MemoryRegistry
 from kaizen.adapters.tables import read_parquet
+from kaizen.deliveries import EVER
 from kaizen.errors import DataRefused
-from kaizen.ingest import EVER, _taking, has_landed, ingest
+from kaizen.ingest import _taking, has_landed, ingest
 from kaizen.loop import open_loop
 
 JANUARY, FEBRUARY = "2024-01", "2024-02"
@@ -356,7 +357,7 @@ def test_two_that_go_on_from_the_same_watermark_take_each_row_once(database):
         with _taking(loop, EVER, print) as late:
             database.ingest()
             database.deliver("part2", rows(FEBRUARY))
-            stale = late.items("schedules")
+            stale = late.deliveries.items("schedules")
             with _taking(loop, EVER, print) as early:
                 assert [v.partition for v in early.take_all("schedules")] == [FEBRUARY]
             database.deliver("part3", rows("2024-03"))
@@ -372,7 +373,7 @@ def test_more_rows_than_were_listed_are_not_taken_twice(database):
     database.deliver("part1", rows(JANUARY))
     with database.open() as loop:
         with _taking(loop, EVER, print) as late:
-            first = late.items("schedules")
+            first = late.deliveries.items("schedules")
             database.deliver("part2", rows(FEBRUARY))
             # Somebody who has listed later is done earlier: with all rows.
             assert len(database.ingest()) == 2

@@ -23,8 +23,9 @@ from tests.loops import SPEC, Project, make_loop, merged
 from kaizen.adapters.memory_registry import MemoryRegistry
 from kaizen.adapters.tables import read_parquet
 from kaizen.calendar import bounds
+from kaizen.deliveries import EVER, Span
 from kaizen.errors import PartitionConflict, SpecError
-from kaizen.ingest import EVER, Span, _taking, has_landed, ingest
+from kaizen.ingest import _taking, has_landed, ingest
 from kaizen.loop import open_loop
 from kaizen.records import Delivery, ValidationReport
 from kaizen.sources import Wanted, Whence, Whole, find_items
@@ -367,7 +368,7 @@ def test_two_at_once_take_each_row_once(bench: Bench) -> None:
     bench.ingest()
     with bench.open() as loop, _taking(loop, EVER, print) as late:
         bench.insert(number(2))
-        listed = late.items("schedules")
+        listed = late.deliveries.items("schedules")
         assert late.known_of("schedules").versions.keys() == {"2024-01", "2024-02"}
         bench.insert(number(3))
         assert bench.ingest() == {"2024-01": (2, "grew"), "2024-02": (2, "grew")}
@@ -379,7 +380,7 @@ def test_what_comes_between_the_look_and_the_reading_is_for_the_next_call(bench:
     bench.insert(number(1), number(4))
     bench.ingest(month("2024-01"))
     with bench.open() as loop, _taking(loop, EVER, print) as taking:
-        listed = taking.items("schedules")
+        listed = taking.deliveries.items("schedules")
         bench.insert(number(5, hours=1))
         assert [v.partition for v in taking.take("schedules", listed)] == ["2024-02"]
     assert bench.watermark() == "4"

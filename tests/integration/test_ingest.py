@@ -26,8 +26,9 @@ from kaizen.adapters.memory_registry import MemoryRegistry
 from kaizen.adapters.tables import read_parquet
 from kaizen.calendar import bounds
 from kaizen.canonical import file_digests
+from kaizen.deliveries import Span
 from kaizen.errors import DataRefused, PartitionConflict
-from kaizen.ingest import Span, _Taking, has_landed, ingest, ingest_file
+from kaizen.ingest import _Taking, has_landed, ingest, ingest_file
 from kaizen.loop import open_loop
 from kaizen.sources import FileItem
 
@@ -452,7 +453,7 @@ def test_of_two_that_bring_a_new_column_at_the_same_moment_the_second_goes_by_th
 @pytest.mark.parametrize(("roof", "kind"), [(None, None), (0.5, "double")])
 def test_what_waits_is_held_against_what_somebody_else_delivers_meanwhile(project, monkeypatch, roof, kind):
     """While two files are committed the next two wait; a delivery of another loop comes in between."""
-    monkeypatch.setattr("kaizen.ingest._TOGETHER", (2, 1 << 40))
+    monkeypatch.setattr("kaizen.landed._TOGETHER", (2, 1 << 40))
     table(project, "stations", partition="file", new_columns="accept")
     for n in range(6):
         frame = pd.DataFrame({"origin": [f"x{n}"], "platforms": [n]})
@@ -483,7 +484,7 @@ def test_what_waits_is_held_against_what_somebody_else_delivers_meanwhile(projec
 
 @pytest.mark.parametrize("together", [1, 3, 100])
 def test_small_files_are_taken_in_order_however_many_are_committed_together(project, monkeypatch, together):
-    monkeypatch.setattr("kaizen.ingest._TOGETHER", (together, 1 << 40))
+    monkeypatch.setattr("kaizen.landed._TOGETHER", (together, 1 << 40))
     table(project, "stations", partition="file", on_change="replace", new_columns="accept")
     for n in range(7):
         frame = pd.DataFrame({"origin": [f"x{n}"], "platforms": [n]})
@@ -508,7 +509,7 @@ def test_a_small_file_that_is_refused_leaves_those_before_it_and_nothing_of_thos
 
 @pytest.mark.parametrize("together", [1, 100])
 def test_the_same_bytes_by_two_names_are_one_delivery(project, monkeypatch, together):
-    monkeypatch.setattr("kaizen.ingest._TOGETHER", (together, 1 << 40))
+    monkeypatch.setattr("kaizen.landed._TOGETHER", (together, 1 << 40))
     table(project, "stations", partition="file")
     for name in ("a.parquet", "b.parquet"):
         project.land("stations", name, pd.DataFrame({"origin": ["x"], "platforms": [1]}))

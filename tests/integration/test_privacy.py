@@ -20,9 +20,10 @@ from kaizen.adapters.door import nothing_quoted
 from kaizen.adapters.history import read_history
 from kaizen.adapters.masking import KeyedHash
 from kaizen.adapters.memory_registry import MemoryRegistry
+from kaizen.deliveries import Span
 from kaizen.doctor import examine
 from kaizen.errors import DataRefused, UsageError
-from kaizen.ingest import Span, ingest
+from kaizen.ingest import ingest
 from kaizen.loop import Loop, open_loop
 from kaizen.private_key import FILE
 from kaizen.spec import load_spec

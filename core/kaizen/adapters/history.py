@@ -19,8 +19,8 @@ from kaizen.adapters import landing, tables
 from kaizen.adapters.examples import Examples, assemble_wide, default_features, label_rows
 from kaizen.adapters.masking import Mask
 from kaizen.calendar import bounds
+from kaizen.deliveries import WHOLE
 from kaizen.errors import UsageError
-from kaizen.ingest import WHOLE
 from kaizen.loop import Loop
 from kaizen.privacy import parse_policies
 from kaizen.publish import publish_file
