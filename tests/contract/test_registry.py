@@ -21,6 +21,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
 from tests.loops import Running, WarmProcesses
 
 import kaizen
@@ -429,6 +430,28 @@ def test_a_version_that_was_made_twice_after_a_lost_reply_is_the_first(
     monkeypatch.setattr(MlflowClient, "create_model_version", repeated)
     run_id = registry.log_stage(loop, "turn-1", Run("train"))
     assert [registry.register(name, model, "digest-1", run_id=run_id, tags={}) for _ in range(2)] == [1, 1]
+
+
+def test_a_version_that_mlflow_made_before_it_refused_counts(
+    tracked: tuple[MlflowRegistry, MlflowClient], loop: str, name: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server does with one of two requests that come at once."""
+    registry, _ = tracked
+    create = MlflowClient.create_model_version
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise MlflowException("UNIQUE constraint failed")
+
+    def refused_late(self: MlflowClient, *given: Any, **named: Any) -> Any:
+        create(self, *given, **named)
+        return refused()
+
+    run_id = registry.log_stage(loop, "turn-1", Run("train"))
+    monkeypatch.setattr(MlflowClient, "create_model_version", refused)
+    with pytest.raises(RegistryError, match="KZ802"):
+        registry.register(name, model, "digest-1", run_id=run_id, tags={})
+    monkeypatch.setattr(MlflowClient, "create_model_version", refused_late)
+    assert registry.register(name, model, "digest-1", run_id=run_id, tags={}) == 1
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,10 @@ def closure(*names: str) -> set[str]:
 
 
 def packages(*names: str) -> Iterator[tuple[str, Path]]:
-    """The files of ``closure``, but what no stage imports, by their path in site-packages."""
+    """The files of ``closure``, but what no stage imports, by their path in site-packages; each once."""
     for name in sorted(closure(*names)):
-        for file in distribution(name).files or ():
+        # Some distributions name a file twice.
+        for file in dict.fromkeys(distribution(name).files or ()):
             if not re.search(r"^\.\.|(^|/)(tests?|include)/|\.pxd$|arrow\w*_flight", file.as_posix()):
                 yield file.as_posix(), Path(str(file.locate()))
 

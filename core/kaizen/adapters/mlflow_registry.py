@@ -115,15 +115,7 @@ class MlflowRegistry:
                 with _tolerating("RESOURCE_ALREADY_EXISTS"):
                     client.create_registered_model(name)
                 fault_point("registry.register.before_version")
-                # Its location instead of models:/ID as the source: MLflow looks up IDs at its global tracking URI.
-                client.create_model_version(
-                    name,
-                    logged.artifact_location,
-                    run_id=run_id,
-                    tags={**tags, MODEL: digest},
-                    await_creation_for=0,
-                    model_id=logged.model_id,
-                )
+                _create_version(client, name, logged, run_id, {**tags, MODEL: digest})
                 fault_point("registry.register.after_version")
             # The lowest: a request that MLflow repeated after a lost reply may have made another one.
             return min(_versions(client, name, digest))
@@ -269,6 +261,20 @@ def _log_model(client: MlflowClient, name: str, model: Path, digest: str, run_id
     with _tolerating("BAD_REQUEST"):
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _create_version(client: MlflowClient, name: str, logged: LoggedModel, run_id: str, tags: dict[str, str]) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # Its location instead of models:/ID as the source: MLflow looks up IDs at its global tracking URI.
+        client.create_model_version(
+            name, logged.artifact_location, run_id, tags, await_creation_for=0, model_id=logged.model_id
+        )
+    except MlflowException:
+        # Of two that come at once, MLflow may refuse one after it has made its version.
+        if not _versions(client, name, tags[MODEL]):
+            raise
 
 
 def _versions(client: MlflowClient, name: str, digest: str) -> list[int]:
