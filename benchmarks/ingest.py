@@ -3,10 +3,11 @@
 The same bytes on the same disk, one after the other in one run: a Parquet file of 1 GiB, and 1,000 Parquet files of
 1 MiB; then once more after one of them has changed. Ours is `ingest` in a process that has its imports and an open
 loop; DVC's commands are whole processes, beside them with what `dvc version` costs taken off. The hash is one plain
-pass by one thread, md5 and sha256. `cp` is not made durable, nor is anything of DVC's; ours is. Goals: first add at
-most 1.3 times that pass plus `cp`, and the copy to the remote besides, which DVC's push makes too; re-add at most
-0.15 s. Memory is what a process has of its own at its peak, looked at all the time: ours has this benchmark's imports
-besides.
+pass by one thread, md5 and sha256. `cp` is not made durable, nor is anything of DVC's; ours is. Goals: first add of
+1 GiB at most 1.3 times that pass plus `cp`, and the copy to the remote besides, which DVC's push makes too; re-add at
+most 0.15 s. Each of the 1,000 files becomes a version of its own with a commit of its own, where DVC makes one of the
+folder: they have no goal but DVC's time. Memory is what a process has of its own at its peak, looked at all the time:
+ours has this benchmark's imports besides.
 
 Last, a file of 3 GiB is cut into months by `kaizen stage ingest` in a process whose memory is limited to 256 MiB by a
 control group (as root; elsewhere its peak is only printed).
