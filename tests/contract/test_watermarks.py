@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from tests.loops import SPEC, Project, make_loop, merged
 
 from kaizen.adapters.memory_registry import MemoryRegistry
+from kaizen.adapters.sql_rows import quote
 from kaizen.adapters.tables import read_parquet
 from kaizen.calendar import bounds
 from kaizen.deliveries import EVER, Span
-from kaizen.errors import PartitionConflict, SpecError
+from kaizen.errors import DataRefused, PartitionConflict, SpecError
 from kaizen.ingest import _taking, has_landed, ingest
 from kaizen.loop import open_loop
 from kaizen.records import Delivery, ValidationReport
@@ -422,6 +423,50 @@ def test_a_lag_of_another_kind_than_the_watermark_is_refused(bench: Bench) -> No
         with pytest.raises(SpecError, match="KZ361") as refused:
             bench.ingest()
         assert refused.value.where == "data.tables.schedules.lag"
+
+
+def test_an_infinite_date_is_refused_until_the_query_says_what_it_is(postgres_url: str, tmp_path: Path) -> None:
+    bench = Bench.make(tmp_path / "project", postgres_url, columns=[*COLUMNS, "until"])
+    bench.insert(number(1))
+    bench.execute("ALTER TABLE trips ADD COLUMN until DATE")
+    bench.execute("UPDATE trips SET until = 'infinity'")
+    with pytest.raises(DataRefused, match="KZ465") as refused:
+        bench.ingest()
+    assert "nullif(COLUMN, 'infinity')" in str(refused.value)
+    named = ", ".join(["id", *COLUMNS])
+    bench.write_spec(
+        columns=[*COLUMNS, "until"], select=f"SELECT {named}, nullif(until, 'infinity') AS until FROM trips"
+    )
+    assert bench.ingest() == {"2024-01": (1, "")}
+
+
+@pytest.mark.parametrize("on_change", ["append", "replace"])
+def test_only_the_columns_that_are_wanted_are_asked_for(postgres_url: str, tmp_path: Path, on_change: str) -> None:
+    bench = Bench.make(tmp_path / "project", postgres_url, on_change=on_change)
+    bench.insert(number(1))
+    # Whoever reads it is refused.
+    bench.execute("ALTER TABLE trips ADD COLUMN until DATE DEFAULT 'infinity'")
+    assert bench.ingest() == {"2024-01": (1, "")}
+    bench.assert_all_once()
+
+
+@pytest.mark.parametrize("on_change", ["append", "replace"])
+@pytest.mark.parametrize("name", ["a:b", ":id", "100%", "%(id)s", 'say "x"', "a.b", "Order", "select", "é"])
+def test_a_column_may_have_any_name(bench: Bench, on_change: str, name: str) -> None:
+    bench.insert(number(1))
+    bench.execute(f"ALTER TABLE trips ADD COLUMN {quote(bench.engine, name)} INTEGER DEFAULT 7")
+    assert name in {column["name"] for column in sa.inspect(bench.engine).get_columns("trips")}
+    bench.write_spec(columns=[*COLUMNS, name], on_change=on_change)
+    assert bench.ingest() == {"2024-01": (1, "")}
+    with bench.open() as loop:
+        assert read_parquet(loop.store.file(loop.versions("schedules")["2024-01"].address))[name].tolist() == [7]
+
+
+def test_a_query_may_hold_colons(bench: Bench) -> None:
+    bench.insert(number(1))
+    cast = "::text" if bench.is_postgres else ""
+    bench.write_spec(select=f"""SELECT * FROM trips WHERE '{{"a":1}}'{cast} <> ':low'""")
+    assert bench.ingest() == {"2024-01": (1, "")}
 
 
 # Whatever comes in whatever order.

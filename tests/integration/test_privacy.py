@@ -244,7 +244,7 @@ def test_a_database_that_quotes_a_value_is_not_quoted(project: Project, tmp_path
             connection.execute(sa.text("CREATE TABLE people (n INTEGER CHECK (typeof(n) = 'integer'))"))
             connection.execute(sa.text("INSERT INTO people VALUES ('quorrim')"))
 
-    with pytest.raises(DataRefused, match="KZ467") as thrown:
+    with pytest.raises(DataRefused, match="KZ465") as thrown:
         insert()
     assert thrown.value.value == "IntegrityError"
     assert thrown.value.__suppress_context__

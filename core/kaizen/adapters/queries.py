@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from kaizen.adapters.readers import choose
 from kaizen.adapters.schemas import conform
-from kaizen.adapters.sql_rows import engine_of, no_rows, reading, source_of, stream, to_batch
+from kaizen.adapters.sql_rows import engine_of, names_of, no_rows, quote, reading, source_of, stream, to_batch
 from kaizen.adapters.watermarks import earlier, parse, text_of
 from kaizen.adapters.whole_queries import PartitionsItem
 from kaizen.canonical import digest
@@ -50,10 +50,9 @@ class QueryItem:
 
     def batches(self, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         with reading(self.engine, self.where) as connection:
-            names, found = stream(connection, *self._statement())
-            chosen, first = choose(names, wanted), 1
-            for rows in found:
-                batch = to_batch(names, rows).select(chosen)
+            chosen, first = choose(names_of(connection, self.select), wanted), 1
+            for rows in stream(connection, *self._statement(chosen)):
+                batch = to_batch(chosen, rows)
                 yield conform(batch, wanted, first)
                 first += batch.num_rows
             if first == 1:
@@ -68,21 +67,22 @@ class QueryItem:
     def watermark(self) -> str:
         return text_of(self.high) if self.column else ""
 
-    def _statement(self) -> tuple[sa.TextClause, dict[str, Any]]:
+    def _statement(self, columns: Sequence[str]) -> tuple[sa.TextClause, dict[str, Any]]:
+        names = ", ".join(quote(self.engine, column) for column in columns)
+        chosen = f"SELECT {names} FROM {source_of(self.select)}"  # noqa: S608 - the spec's own query
         if not self.column:
-            return sa.text(f"SELECT * FROM {source_of(self.select)}"), {}  # noqa: S608 - the spec's own query
-        name = self.engine.dialect.identifier_preparer.quote(self.column)
+            return sa.text(chosen), {}
+        name = quote(self.engine, self.column)
         low = f"{name} > :low AND " if self.low is not None else ""
         given = {"high": self.high} | ({"low": self.low} if self.low is not None else {})
-        query = f"SELECT * FROM {source_of(self.select)} WHERE {low}{name} <= :high ORDER BY {name}"  # noqa: S608
-        return sa.text(query), given
+        return sa.text(f"{chosen} WHERE {low}{name} <= :high ORDER BY {name}"), given
 
 
 def find_queries(table: TableSpec, whence: Whence) -> list[Item]:
     """One item: the rows beyond the watermark, or the partitions that hold them; none if there are none.
 
     Raises:
-        DataRefused: KZ467 the database cannot be reached, or refuses.
+        DataRefused: KZ467 the database cannot be reached, or refuses; KZ465 a value that cannot be read.
         SpecError: KZ361 the lag does not fit the watermark.
         MissingDependency: no driver.
     """
@@ -90,7 +90,7 @@ def find_queries(table: TableSpec, whence: Whence) -> list[Item]:
     where = f"{url}: {table.select}"
     if not table.watermark:
         return [QueryItem(engine, table.select, "", None, None, table.select, where)]
-    column = engine.dialect.identifier_preparer.quote(table.watermark)
+    column = quote(engine, table.watermark)
     with reading(engine, url) as connection:
         # S608: both are the spec's own.
         high = connection.execute(sa.text(f"SELECT max({column}) FROM {source_of(table.select)}")).scalar()  # noqa: S608
@@ -114,7 +114,7 @@ def _fingerprint(connection: sa.Connection, table: TableSpec, column: str, beyon
     """Of the rows whose watermark is later: the same for the same rows in any order, and for no others."""
     query = sa.text(f"SELECT * FROM {source_of(table.select)} WHERE {column} > :beyond")  # noqa: S608 - the spec's own
     total = 0
-    for row in chain.from_iterable(stream(connection, query, {"beyond": beyond})[1]):
+    for row in chain.from_iterable(stream(connection, query, {"beyond": beyond})):
         # A sum of hashes: equal rows do not cancel each other out, as they would in an exclusive or.
         total += int.from_bytes(hashlib.sha256(repr(tuple(row)).encode()).digest())
     return f"{total % (1 << 256):064x}"

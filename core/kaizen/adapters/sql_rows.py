@@ -13,7 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from kaizen.adapters.objects import out_of_reach
-from kaizen.errors import MissingDependency
+from kaizen.errors import DataRefused, MissingDependency
 from kaizen.secrets import find_secrets
 from kaizen.sources import Whence
 from kaizen.spec import TableSpec
@@ -24,17 +24,28 @@ ROWS = 10_000
 
 @contextmanager
 def reading(engine: sa.Engine, where: str) -> Iterator[sa.Connection]:
-    """One snapshot of a database. Raises ``DataRefused`` KZ467 if it cannot be reached, or refuses."""
+    """One snapshot of a database.
+
+    Raises ``DataRefused``: KZ467 it cannot be reached, or refuses; KZ465 a value that cannot be computed or read.
+    """
     try:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
+    except (sa.exc.DataError, sa.exc.IntegrityError) as error:
+        # What is wrong with a value quotes it.
+        raise DataRefused(
+            "KZ465",
+            "the database has a value that cannot be computed or read",
+            where=where,
+            value=type(error.orig).__name__,
+            limit="values that the query allows and the driver knows: times, for one, of the years 1 to 9999",
+            action="cast the column in `select`, or leave it out; nullif(COLUMN, 'infinity') is for infinite dates",
+        ) from None
     except sa.exc.DBAPIError as error:
-        # The first line only: the rest is the statement and its parameters. What is wrong with a value quotes it.
-        told = f"{type(error.orig).__name__}: {error.orig}".splitlines()[0][:200]
-        quotes = isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
-        raise out_of_reach(where, type(error.orig).__name__ if quotes else told) from None
+        # The first line only: the rest is the statement and its parameters.
+        raise out_of_reach(where, f"{type(error.orig).__name__}: {error.orig}".splitlines()[0][:200]) from None
 
 
 def engine_of(table: TableSpec, whence: Whence) -> tuple[sa.Engine, str]:
@@ -58,17 +69,34 @@ def engine_of(table: TableSpec, whence: Whence) -> tuple[sa.Engine, str]:
 def source_of(select: str) -> str:
     """A table or a query, for the FROM of a statement."""
     text = select.strip().rstrip(";")
-    return f"({text}) AS delivered" if " " in text else text
+    return _plain(f"({text}) AS delivered" if " " in text else text)
+
+
+def _plain(text: str) -> str:
+    # A colon would begin the name of a value.
+    return text.replace(":", "\\:")
+
+
+def quote(engine: sa.Engine, name: str) -> str:
+    """The name of a column, for the text of a statement."""
+    # Some dialects double a percent sign here, and each text is doubled besides.
+    return _plain(engine.dialect.identifier_preparer.quote(name.replace("%", "\0")).replace("\0", "%"))
+
+
+def names_of(connection: sa.Connection, select: str) -> list[str]:
+    """The columns of a table or a query."""
+    statement = sa.text(f"SELECT * FROM {source_of(select)} WHERE 1 = 0")  # noqa: S608 - the spec's own query
+    # SQLAlchemy cuts SQLite's names at a dot.
+    return list(connection.execute(statement, execution_options={"sqlite_raw_colnames": True}).keys())
 
 
 def stream(
     connection: sa.Connection, statement: sa.TextClause, values: Mapping[str, Any]
-) -> tuple[list[str], Iterator[Sequence[Sequence[Any]]]]:
-    """The names of a statement's columns, and its rows, ``ROWS`` at a time as the database sends them."""
+) -> Iterator[Sequence[Sequence[Any]]]:
+    """The rows of a statement, ``ROWS`` at a time as the database sends them."""
     options = connection.execution_options(stream_results=True, max_row_buffer=ROWS)
-    found = options.execute(statement, values)
     # Without a number they would come one by one.
-    return list(found.keys()), found.partitions(ROWS)
+    return options.execute(statement, values).partitions(ROWS)
 
 
 def to_batch(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pa.RecordBatch:

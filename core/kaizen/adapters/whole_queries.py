@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from kaizen.adapters.landing import Cut, by_time, with_time
 from kaizen.adapters.readers import choose
 from kaizen.adapters.schemas import conform
-from kaizen.adapters.sql_rows import no_rows, reading, source_of, stream, to_batch
+from kaizen.adapters.sql_rows import names_of, no_rows, quote, reading, source_of, stream, to_batch
 from kaizen.adapters.watermarks import parse, text_of
 from kaizen.calendar import bounds
 from kaizen.canonical import digest
@@ -91,11 +91,11 @@ class PartitionsItem:
 
     def batches(self, wanted: Wanted) -> Iterator[pa.RecordBatch]:
         with reading(self.engine, self.where) as connection:
-            names = list(connection.execute(sa.text(f"SELECT * FROM {self._source} WHERE 1 = 0")).keys())  # noqa: S608
+            names = names_of(connection, self.table.select)
             chosen, first, given = choose(names, wanted), 1, False
-            is_wanted, statement, values = self._statement(connection, names, wanted)
-            for rows in stream(connection, statement, values)[1]:
-                batch = conform(to_batch(names, rows).select(chosen), wanted, first)
+            is_wanted, statement, values = self._statement(connection, names, chosen, wanted)
+            for rows in stream(connection, statement, values):
+                batch = conform(to_batch(chosen, rows), wanted, first)
                 for part in self._parts(batch, wanted, first, is_wanted):
                     yield part
                     given = True
@@ -122,11 +122,10 @@ class PartitionsItem:
         return source_of(self.table.select)
 
     def _quote(self, name: str) -> str:
-        quoted: str = self.engine.dialect.identifier_preparer.quote(name)
-        return quoted
+        return quote(self.engine, name)
 
     def _statement(
-        self, connection: sa.Connection, names: Sequence[str], wanted: Wanted
+        self, connection: sa.Connection, names: Sequence[str], chosen: Sequence[str], wanted: Wanted
     ) -> tuple[Callable[[str], bool] | None, sa.TextClause, dict[str, Any]]:
         """Which partitions are wanted (None: all), and the statement that gives their rows and a few more."""
         is_wanted, conditions, values = self._reach(connection, wanted)
@@ -136,7 +135,8 @@ class PartitionsItem:
             values = {**values, "high": self.high}
         order = [n for n in dict.fromkeys([self.table.watermark, self._whole.time, *self._whole.keys]) if n in names]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        query = f"SELECT * FROM {self._source}{where} ORDER BY {', '.join(map(self._quote, order))}"  # noqa: S608
+        columns, order_by = (", ".join(map(self._quote, each)) for each in (chosen, order))
+        query = f"SELECT {columns} FROM {self._source}{where} ORDER BY {order_by}"  # noqa: S608 - the spec's own query
         return is_wanted, sa.text(query), values
 
     def _reach(
@@ -154,7 +154,7 @@ class PartitionsItem:
 
     def _sample(self, connection: sa.Connection) -> Any:
         """A time as the database has it; None if it has none."""
-        column: sa.ColumnClause[Any] = sa.literal_column(self._quote(self._whole.time))
+        column: sa.ColumnClause[Any] = sa.column(self._whole.time)
         query = sa.select(column).select_from(sa.text(self._source)).where(column.is_not(None)).limit(1)
         return connection.execute(query).scalar()
 
@@ -162,7 +162,7 @@ class PartitionsItem:
         """The values of a column in rows beyond the watermark."""
         name, watermark = self._quote(column), self._quote(self.table.watermark)
         query = sa.text(f"SELECT DISTINCT {name} FROM {self._source} WHERE {watermark} > :low")  # noqa: S608
-        return stream(connection, query, {"low": self.low})[1]
+        return stream(connection, query, {"low": self.low})
 
     def _touched(self, connection: sa.Connection, wanted: Wanted) -> tuple[set[str], Any]:
         """The partitions that rows beyond the watermark lie in, and one of their times."""
