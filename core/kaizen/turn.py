@@ -81,8 +81,9 @@ def close(
         outcome="refused" if deployment is None else "deployed" if deployment.live else "rolled_back",
     )
     fault_point("turn.before_close")
-    loop.append("turn", record, name, turn=name)
+    # The record comes last: while there is none, all of this is done again.
     loop.registry.close_turn(loop.name, name)
+    loop.append("turn", record, name, turn=name)
     return record
 
 
