@@ -294,7 +294,11 @@ def test_a_turn_in_containers_of_the_image_makes_a_champion_and_leaves_nothing(
 
 @pytest.mark.soak
 def test_verdicts_and_rows_to_validate_on_are_the_same_with_containers_as_in_this_process(
-    docker: DockerEngine, built: tuple[list[str], Ended], project: Path, tmp_path: Path
+    docker: DockerEngine,
+    built: tuple[list[str], Ended],
+    project: Path,
+    processes: WarmProcesses,
+    tmp_path: Path,
 ) -> None:
     seen: dict[str, list[tuple[str, str, str]]] = {}
     verdicts: dict[str, list[ValidationReport]] = {}
@@ -314,7 +318,7 @@ def test_verdicts_and_rows_to_validate_on_are_the_same_with_containers_as_in_thi
             **({"place": {"mode": mode}} if mode == "in_process" else {}),
         }
         overlay.write_text(yaml.safe_dump(yaml.safe_load(overlay.read_text()) | changes))
-        told = call_warm(copy, "kaizen.cli", "turn")
+        told = call_warm(processes, copy, "kaizen.cli", "turn")
         succeed(told)
         logs = "".join(path.read_text() for path in copy.rglob("log.txt"))
         seen[mode] = re.findall(r"(examples|validation) (\d+) ([0-9a-f]{64})", told.stdout + logs)
