@@ -80,9 +80,9 @@ def close(
         deployment=deployment.digest if deployment else None,
         outcome="refused" if deployment is None else "deployed" if deployment.live else "rolled_back",
     )
-    fault_point("turn.before_close")
     # The record comes last: while there is none, all of this is done again.
     loop.registry.close_turn(loop.name, name)
+    fault_point("turn.before_append")
     loop.append("turn", record, name, turn=name)
     return record
 

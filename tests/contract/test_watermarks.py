@@ -440,9 +440,12 @@ def test_an_infinite_date_is_refused_until_the_query_says_what_it_is(postgres_ur
     assert bench.ingest() == {"2024-01": (1, "")}
 
 
+@pytest.mark.parametrize("lag", [{}, {"lag": 5}], ids=["", "lag"])
 @pytest.mark.parametrize("on_change", ["append", "replace"])
-def test_only_the_columns_that_are_wanted_are_asked_for(postgres_url: str, tmp_path: Path, on_change: str) -> None:
-    bench = Bench.make(tmp_path / "project", postgres_url, on_change=on_change)
+def test_only_the_columns_that_are_wanted_are_asked_for(
+    postgres_url: str, tmp_path: Path, on_change: str, lag: dict[str, int]
+) -> None:
+    bench = Bench.make(tmp_path / "project", postgres_url, on_change=on_change, **lag)
     bench.insert(number(1))
     # Whoever reads it is refused.
     bench.execute("ALTER TABLE trips ADD COLUMN until DATE DEFAULT 'infinity'")

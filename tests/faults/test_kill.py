@@ -54,7 +54,7 @@ POINTS: dict[str, list[tuple[str, int]]] = {
     "registry.register.after_version": [(FIRST, 1)],
     "registry.alias.before_set": [(ROLL_BACK, 2)],
     "deploy.before_append": [(ROLL_BACK, 1)],
-    "turn.before_close": [(RETRAINING, 1)],
+    "turn.before_append": [(RETRAINING, 1)],
     "score.before_append": [(FIRST, 1)],
     "monitor.before_append": [(RETRAINING, 1)],
 }

@@ -68,14 +68,19 @@ class QueryItem:
         return text_of(self.high) if self.column else ""
 
     def _statement(self, columns: Sequence[str]) -> tuple[sa.TextClause, dict[str, Any]]:
-        names = ", ".join(quote(self.engine, column) for column in columns)
-        chosen = f"SELECT {names} FROM {source_of(self.select)}"  # noqa: S608 - the spec's own query
+        chosen = _chosen(self.engine, self.select, columns)
         if not self.column:
             return sa.text(chosen), {}
         name = quote(self.engine, self.column)
         low = f"{name} > :low AND " if self.low is not None else ""
         given = {"high": self.high} | ({"low": self.low} if self.low is not None else {})
         return sa.text(f"{chosen} WHERE {low}{name} <= :high ORDER BY {name}"), given
+
+
+def _chosen(engine: sa.Engine, select: str, columns: Sequence[str]) -> str:
+    """The statement that gives these columns of a table or a query."""
+    names = ", ".join(quote(engine, column) for column in columns)
+    return f"SELECT {names} FROM {source_of(select)}"  # noqa: S608 - the spec's own query
 
 
 def find_queries(table: TableSpec, whence: Whence) -> list[Item]:
@@ -111,8 +116,14 @@ def find_queries(table: TableSpec, whence: Whence) -> list[Item]:
 
 
 def _fingerprint(connection: sa.Connection, table: TableSpec, column: str, beyond: Any) -> str:
-    """Of the rows whose watermark is later: the same for the same rows in any order, and for no others."""
-    query = sa.text(f"SELECT * FROM {source_of(table.select)} WHERE {column} > :beyond")  # noqa: S608 - the spec's own
+    """Of the rows whose watermark is later: the same for the same rows in any order, and for no others.
+
+    Of columns that are not wanted it holds the watermark only.
+    """
+    names = names_of(connection, table.select)
+    wanted = [name for name in names if not table.columns or name in (*table.columns, table.watermark)]
+    chosen = _chosen(connection.engine, table.select, wanted)
+    query = sa.text(f"{chosen} WHERE {column} > :beyond")
     total = 0
     for row in chain.from_iterable(stream(connection, query, {"beyond": beyond})):
         # A sum of hashes: equal rows do not cancel each other out, as they would in an exclusive or.
