@@ -11,7 +11,7 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -308,6 +308,28 @@ def test_threads_that_register_the_same_digest_agree(opened: Opened, loop: str, 
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda _: opened.registry.register(name, model, "same", run_id=run_id, tags={}), range(8))
         assert set(found) == {1}
+
+
+def test_threads_that_write_the_same_new_rows_all_succeed(opened: Opened, loop: str, name: str, model: Path) -> None:
+    """MLflow looks for a row, then adds it: for a run's parameters, an experiment's datasets, a model's alias."""
+    first = opened.registry.log_stage(loop, "turn-0", Run("train"))
+    version = opened.registry.register(name, model, "digest-1", run_id=first, tags={})
+    run = train_run(model / "MLmodel")
+
+    def write(turn: str) -> None:
+        number = turn[-1]
+        datasets = [{**run.datasets[0], "name": f"flights-{number}"}]
+        opened.registry.log_stage(loop, turn, replace(run, datasets=datasets))
+        opened.registry.set_alias(name, f"alias-{number}", version)
+
+    turns = [f"turn-{turn}-{number}" for number in range(4) for turn in (1, 1, 2, 3)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, turns))
+    for turn in turns:
+        seen = opened.runs(loop, turn)["train"]
+        assert seen["params"] == {"seed": "7", "window": "all"}
+        assert [facts["name"] for facts in seen["datasets"]] == [f"flights-{turn[-1]}"]
+        assert opened.registry.alias(name, f"alias-{turn[-1]}") == version
 
 
 def test_an_alias_moves_and_goes(opened: Opened, loop: str, name: str, model: Path) -> None:

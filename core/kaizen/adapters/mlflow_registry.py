@@ -17,7 +17,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kaizen.adapters.mlflow_model import require_folder
 from kaizen.errors import KaizenError, MissingDependency, RegistryError
@@ -25,7 +25,7 @@ from kaizen.faults import fault_point
 from kaizen.publish import publish_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel
@@ -40,6 +40,12 @@ _CREDENTIALS = re.compile(r"://[^\s/:@]*(:\S*)?@|(?<=password=)[^\s&]+")
 _MAX_DATASET_DIGEST = 36
 _MAX_METRICS = 1000
 """In one request."""
+_LOST_RACE = re.compile("UNIQUE constraint|UniqueViolation|Duplicate entry|The run .* must be in the 'active' state")
+"""In a refusal: the key is taken (as SQLite, PostgreSQL, MySQL say), or the run was deleted for an older one."""
+_MAX_LOST_RACES = 8
+"""In one question, before the refusal is believed; a stage writes fewer kinds of rows."""
+
+_Answer = TypeVar("_Answer")
 
 # What a server's refusal means for the reader, by a part of its text.
 _ACTIONS = (
@@ -81,18 +87,16 @@ class MlflowRegistry:
             )
 
     def open_turn(self, loop: str, turn: str) -> str:
-        with self._connected(f"open turn {turn}") as client:
-            return _id(self._turn(client, loop, turn))
+        return self._ask(f"open turn {turn}", lambda client: _id(self._turn(client, loop, turn)))
 
     def page(self, loop: str, turn: str) -> str:
         if not self._is_server:
             return ""
-        with self._connected(f"find turn {turn}") as client:
-            run = self._turn(client, loop, turn)
-            return f"{self._where.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{_id(run)}"
+        run = self._ask(f"find turn {turn}", lambda client: self._turn(client, loop, turn))
+        return f"{self._where.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{_id(run)}"
 
     def log_stage(self, loop: str, turn: str, run: Run) -> str:
-        with self._connected(f"log {run.stage} of turn {turn}") as client:
+        def log(client: MlflowClient) -> str:
             parent = self._turn(client, loop, turn)
             if run.parent:
                 parent = _child(client, parent, turn, run.parent)
@@ -103,25 +107,40 @@ class MlflowRegistry:
                 client.set_terminated(_id(child))
             return _id(child)
 
+        return self._ask(f"log {run.stage} of turn {turn}", log)
+
     def close_turn(self, loop: str, turn: str, *, failed: bool = False) -> None:
-        with self._connected(f"close turn {turn}") as client:
-            client.set_terminated(_id(self._turn(client, loop, turn)), "FAILED" if failed else "FINISHED")
+        status = "FAILED" if failed else "FINISHED"
+        self._ask(
+            f"close turn {turn}", lambda client: client.set_terminated(_id(self._turn(client, loop, turn)), status)
+        )
 
     def register(self, name: str, model: Path, digest: str, *, run_id: str, tags: Mapping[str, str]) -> int:
         require_folder(model)
-        with self._connected(f"register {name}") as client:
+
+        def register(client: MlflowClient) -> int:
             if not _versions(client, name, digest):
                 logged = _log_model(client, name, model, digest, run_id)
                 with _tolerating("RESOURCE_ALREADY_EXISTS"):
                     client.create_registered_model(name)
                 fault_point("registry.register.before_version")
-                _create_version(client, name, logged, run_id, {**tags, MODEL: digest})
+                # Its location instead of models:/ID as the source: MLflow looks up IDs at its global tracking URI.
+                client.create_model_version(
+                    name,
+                    logged.artifact_location,
+                    run_id,
+                    {**tags, MODEL: digest},
+                    await_creation_for=0,
+                    model_id=logged.model_id,
+                )
                 fault_point("registry.register.after_version")
             # The lowest: a request that MLflow repeated after a lost reply may have made another one.
             return min(_versions(client, name, digest))
 
+        return self._ask(f"register {name}", register)
+
     def set_alias(self, name: str, alias: str, version: int | None) -> None:
-        with self._connected(f"set alias {alias} of {name}") as client:
+        def set_alias(client: MlflowClient) -> None:
             fault_point("registry.alias.before_set")
             if version is not None:
                 client.set_registered_model_alias(name, alias, str(version))
@@ -129,17 +148,22 @@ class MlflowRegistry:
             with _tolerating("RESOURCE_DOES_NOT_EXIST"):
                 client.delete_registered_model_alias(name, alias)
 
+        self._ask(f"set alias {alias} of {name}", set_alias)
+
     def alias(self, name: str, alias: str) -> int | None:
-        with self._connected(f"read alias {alias} of {name}") as client:
+        def read(client: MlflowClient) -> int | None:
             with _tolerating("RESOURCE_DOES_NOT_EXIST"):
                 # MLflow gives the version as int from a database, as str from a server.
                 version = client.get_registered_model(name).aliases.get(alias)
                 return None if version is None else int(version)
             return None
 
+        return self._ask(f"read alias {alias} of {name}", read)
+
     def _turn(self, client: MlflowClient, loop: str, turn: str) -> MlflowRun:
         # The parent has a stage too, so that one search tells it from its children.
-        return _find_or_create_run(client, self._experiment(client, loop), turn, {TURN: turn, STAGE: "turn"})
+        key = {TURN: turn, STAGE: "turn"}
+        return _find_or_create_run(client, self._experiment(client, loop), turn, key, tags={})
 
     def _experiment(self, client: MlflowClient, loop: str) -> str:
         if experiment := client.get_experiment_by_name(loop):
@@ -149,9 +173,11 @@ class MlflowRegistry:
             client.create_experiment(loop, artifact_location=root)
         return self._experiment(client, loop)
 
-    @contextmanager
-    def _connected(self, what: str) -> Iterator[MlflowClient]:
-        """The client, once its store answers; whatever goes wrong with it becomes a ``RegistryError``."""
+    def _ask(self, what: str, question: Callable[[MlflowClient], _Answer]) -> _Answer:
+        """The store's answer, once there is somebody to talk to; whatever goes wrong becomes a ``RegistryError``.
+
+        Every question of this class may be asked again.
+        """
         handled = sys.exception()
         try:
             _require_mlflow()
@@ -161,7 +187,7 @@ class MlflowRegistry:
                 raise self._unreachable(_root_cause(error, handled)) from None
             with self._lock:
                 self._client = self._client or _new_client(self._uri)
-            yield self._client
+            return _answer(self._client, question)
         except KaizenError:
             raise
         except Exception as error:  # noqa: BLE001 -- MLflow lets those of requests, SQLAlchemy and drivers through
@@ -195,24 +221,44 @@ class MlflowRegistry:
         return RegistryError("KZ802", f"the registry refused to {what}", where=self._where, value=text, action=action)
 
 
+def _answer(client: MlflowClient, question: Callable[[MlflowClient], _Answer]) -> _Answer:
+    """Asked again when a race is lost: MLflow looks for a row, then adds it, and refuses who comes second."""
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(_MAX_LOST_RACES):
+        try:
+            return question(client)
+        except MlflowException as error:
+            if not _LOST_RACE.search(str(error)):
+                raise
+    return question(client)
+
+
 def _child(client: MlflowClient, parent: MlflowRun, turn: str, stage: str) -> MlflowRun:
-    tags = {TURN: turn, STAGE: stage, _PARENT: _id(parent)}
-    return _find_or_create_run(client, parent.info.experiment_id, stage, tags)
+    experiment, below = parent.info.experiment_id, {_PARENT: _id(parent)}
+    child = _find_or_create_run(client, experiment, stage, {TURN: turn, STAGE: stage}, below)
+    if child.data.tags[_PARENT] != _id(parent):
+        # Made below a parent that an older one has replaced since.
+        client.set_tag(_id(child), _PARENT, _id(parent))
+    return child
 
 
-def _find_or_create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> MlflowRun:
-    query = " and ".join(f"tags.`{tag}` = '{tags[tag]}'" for tag in tags)
+def _find_or_create_run(
+    client: MlflowClient, experiment: str, name: str, key: Mapping[str, str], tags: Mapping[str, str]
+) -> MlflowRun:
+    """The run whose tags are ``key``; a new one has ``tags`` as well."""
+    query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in key.items())
 
-    def oldest() -> list[MlflowRun]:
-        return list(client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"]))
+    def found() -> list[MlflowRun]:
+        return list(client.search_runs([experiment], query, order_by=["attributes.start_time ASC"]))
 
-    if found := oldest():
-        return found[0]
-    made = client.create_run(experiment, tags=dict(tags), run_name=name)
-    # Of two that were made in the same moment the older is everybody's.
-    if _id(first := oldest()[0]) != _id(made):
-        client.delete_run(_id(made))
-    return first
+    if not found():
+        client.create_run(experiment, tags={**key, **tags}, run_name=name)
+    # Of those that were made in the same moment the oldest is everybody's; it may have come last.
+    oldest, *younger = found()
+    for run in younger:
+        client.delete_run(_id(run))
+    return oldest
 
 
 def _write(client: MlflowClient, child: MlflowRun, run: Run) -> None:
@@ -261,20 +307,6 @@ def _log_model(client: MlflowClient, name: str, model: Path, digest: str, run_id
     with _tolerating("BAD_REQUEST"):
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return client.finalize_logged_model(logged.model_id, "READY")
-
-
-def _create_version(client: MlflowClient, name: str, logged: LoggedModel, run_id: str, tags: dict[str, str]) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        # Its location instead of models:/ID as the source: MLflow looks up IDs at its global tracking URI.
-        client.create_model_version(
-            name, logged.artifact_location, run_id, tags, await_creation_for=0, model_id=logged.model_id
-        )
-    except MlflowException:
-        # Of two that come at once, MLflow may refuse one after it has made its version.
-        if not _versions(client, name, tags[MODEL]):
-            raise
 
 
 def _versions(client: MlflowClient, name: str, digest: str) -> list[int]:
