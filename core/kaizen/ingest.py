@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from kaizen.adapters.masking import Mask
 
 _SMALL, _AHEAD, _READERS = 8 << 20, 16, 2
-"""Bytes of a file that is copied ahead; how many are, and how many of them at once: hashing needs no interpreter."""
+"""Bytes of a file that is brought ahead; how many are, and how many of them at once: hashing needs no interpreter."""
 _MANY_ROWS = 2_000_000
 """So many rows are worth a word on the way."""
 _PATIENCE = 20
@@ -179,7 +179,7 @@ class _Taking:
         return versions
 
     def _bring_all(self, name: str, items: Sequence[Item], postponed: list[Item]) -> Generator[_Brought, None, None]:
-        """Those that nobody else is at, read; small files are copied while those before them are read and land."""
+        """Those that nobody else is at, read; small files are brought while those before them land."""
         with self.loop.store.scratch() as scratch, ThreadPoolExecutor(_READERS) as beside:
             folders = _Folders(scratch)
             for brought in self._read_all(name, items, postponed, folders, beside):
@@ -196,7 +196,7 @@ class _Taking:
                 continue
             folder = folders.take()
             if self._holds_nothing(name, item):
-                expected, copied = self.known_of(name).expected, beside.submit(self._bring, name, item, folder)
+                expected, copied = self.known_of(name).expected, beside.submit(self._bring_small, name, item, folder)
                 coming.append(_Coming(item, folder, expected, copied))
                 yield from self._read_coming(name, coming, 2 * _AHEAD - 1)
             else:
@@ -240,6 +240,13 @@ class _Taking:
         """Hash a delivery, and copy it if it is kept as it is."""
         identity, original = self._take_bytes(name, item, folder)
         return _Brought(item, folder, identity, original)
+
+    def _bring_small(self, name: str, item: Item, folder: Path) -> _Brought:
+        """The same beside others, for which its pages are read at once: Arrow needs no interpreter for most of it."""
+        brought = self._bring(name, item, folder)
+        if brought.original:
+            brought.original.read_ahead(self.loop.spec.keys_of(name))
+        return brought
 
     def _read_new(self, name: str, brought: _Brought, taken: Collection[str]) -> _Brought:
         """Read a delivery, unless its identity is among those that were ``taken`` before."""

@@ -94,6 +94,10 @@ def test_a_damaged_file_that_would_be_kept_as_it_is_gives_rows_or_none(folder, c
     path.write_bytes(mutated(ORIGINALS["parquet"], changes))
     original = take_as_it_is(path, "all", Wanted(str(path)), folder)
     drafts, refusal = outcome(lambda: keep(original) if original else [])
+    if ahead := take_as_it_is(path, "all", Wanted(str(path)), folder):
+        ahead.read_ahead()
+        again, refusal_again = outcome(lambda: keep(ahead))
+        assert (again, str(refusal_again)) == (drafts, str(refusal))
     assert refusal is None or refusal.code == "KZ402"
     assert all(draft.path.read_bytes() == path.read_bytes() for draft in drafts)
     assert all(sum(len(batch) for batch in read_batches(draft.path)) == draft.rows for draft in drafts)

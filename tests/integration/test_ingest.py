@@ -507,6 +507,48 @@ def test_a_small_file_that_is_refused_leaves_those_before_it_and_nothing_of_thos
     assert list(project.home.glob("**/.scratch-*")) == []
 
 
+def test_a_small_file_with_damaged_pages_leaves_those_before_it_and_nothing_of_those_after(project):
+    table(project, "stations", partition="file")
+    paths = [
+        project.land("stations", f"{n}.parquet", pd.DataFrame({"origin": ["x", "y"], "platforms": n})) for n in range(4)
+    ]
+    at = pq.ParquetFile(paths[2]).metadata.row_group(0).column(0).data_page_offset
+    whole = paths[2].read_bytes()
+    paths[2].write_bytes(whole[:at] + bytes(8) + whole[at + 8 :])
+    with pytest.raises(DataRefused, match=r"KZ402: .*\n.*2.parquet"):
+        take(project)
+    with opened(project) as loop:
+        assert sorted(loop.versions("stations")) == ["0.parquet", "1.parquet", "all"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "kept"),
+    [
+        (pa.string_view(), ["a", None], "string"),
+        (pa.binary_view(), [b"a", None], "binary"),
+        (pa.list_(pa.string_view()), [["a", None], None], "list<element: string>"),
+        (pa.large_list(pa.binary_view()), [[b"a", None], None], "large_list<element: binary>"),
+        (pa.list_(pa.string_view(), 1), [["a"], ["b"]], "fixed_size_list<element: string>[1]"),
+        (pa.map_(pa.string_view(), pa.int64()), [[("a", 1)], None], "map<string, int64>"),
+        (pa.struct([("in", pa.list_(pa.string_view()))]), [{"in": ["a"]}, None], "struct<in: list<element: string>>"),
+        (pa.list_view(pa.int64()), [[1, 2], None], "list_view<element: int64>"),
+    ],
+    ids=str,
+)
+def test_arrows_views_of_text_are_text(project, kind, values, kept):
+    """Of more rows than are looked at, some are picked; Arrow cannot pick views."""
+    table(project, "stations", partition="file", new_columns="accept")
+    rows = pa.table(
+        {"origin": [f"x{n}" for n in range(600)], "platforms": [1] * 600, "more": pa.array(values * 300, kind)}
+    )
+    pq.write_table(rows, project.land("stations", "more.parquet", pd.DataFrame({"a": [1]})))
+    version = next(v for v in take(project) if v.partition == "more.parquet")
+    assert (version.rows, version.columns["more"]) == (600, kept)
+    with opened(project) as loop:
+        file = loop.store.file(version.address)
+    assert pq.read_table(file)["more"].to_pylist() == rows["more"].to_pylist()
+
+
 @pytest.mark.parametrize("together", [1, 100])
 def test_the_same_bytes_by_two_names_are_one_delivery(project, monkeypatch, together):
     monkeypatch.setattr("kaizen.landed._TOGETHER", (together, 1 << 40))

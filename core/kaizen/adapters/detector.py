@@ -38,17 +38,15 @@ class Detector:
 
     def look(self, batch: pa.RecordBatch) -> None:
         """Take the values of some rows into the sample."""
-        rows = self._rows if self._batches < FIRST else LATER_ROWS
+        some = _spaced(len(batch), self._rows if self._batches < FIRST else LATER_ROWS)
         self._batches += 1
-        step = max(1, -(-len(batch) // rows))
-        some = pa.array(range(0, len(batch), step), pa.int64())
         for name, values in zip(batch.schema.names, batch.columns, strict=True):
             if name in self._known:
                 continue
             if _begins_with_fraction(values):
                 continue
             sample = self._samples.setdefault(name, _Sample())
-            for leaves in _leaves(values.take(some) if step > 1 else values):
+            for leaves in _leaves(values if some is None else values.take(some)):
                 for text in _texts(leaves):
                     sample.add(text)
 
@@ -61,6 +59,18 @@ class Detector:
             for s in judge(name, len(sample), sample.readings)
         ]
         return sorted(found, key=lambda suspicion: not suspicion.sure)
+
+
+def few_rows(batch: pa.RecordBatch, number: int) -> pa.RecordBatch:
+    """Those rows of a stream's batch ``number``, from 0, that a detector looks at at most."""
+    some = _spaced(len(batch), ROWS if number < FIRST else LATER_ROWS)
+    return batch if some is None else batch.take(some)
+
+
+def _spaced(count: int, most: int) -> pa.Array | None:
+    """The places of ``most`` of ``count`` rows, evenly spaced; None if that is all of them."""
+    step = -(-count // most)
+    return pa.array(range(0, count, step), pa.int64()) if step > 1 else None
 
 
 class _Sample:

@@ -22,9 +22,10 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from kaizen.adapters import row_hashes
+from kaizen.adapters.detector import few_rows
 from kaizen.adapters.readers import BATCH, BROKEN, batch_rows, choose, damaged
 from kaizen.adapters.row_hashes import hash_rows, open_file
-from kaizen.adapters.schemas import column_types, value_of
+from kaizen.adapters.schemas import column_types, value_of, without_views
 from kaizen.canonical import file_digests
 from kaizen.errors import DataRefused
 from kaizen.privacy import show
@@ -324,12 +325,31 @@ class Original:
     rows: int = 0
     empty: tuple[str, ...] = ()
     ascending: tuple[str, ...] = ()
+    ahead: Future[list[pa.RecordBatch]] | None = None
+    """What ``read`` is to show, or to raise, if it was read before."""
+
+    def read_ahead(self, keys: Sequence[str] = ()) -> None:
+        """Read it before anybody asks, and keep a few rows of it; whatever is wrong with it, ``read`` says."""
+        seen, ahead = [], Future[list[pa.RecordBatch]]()
+        try:
+            self._read(lambda batch: seen.append(few_rows(batch, len(seen))), keys)
+            ahead.set_result(seen)
+        except DataRefused as refusal:
+            ahead.set_exception(refusal)
+        self.ahead = ahead
 
     def read(self, look: Callable[[pa.RecordBatch], object], keys: Sequence[str] = ()) -> None:
         """Read it to the end; ``look`` is given some of its batches. Raises ``DataRefused`` KZ402.
 
         ``keys``: columns of which, if they hold whole numbers, it is seen whether they ascend.
         """
+        if self.ahead is None:
+            self._read(look, keys)
+        else:
+            for batch in self.ahead.result():
+                look(batch)
+
+    def _read(self, look: Callable[[pa.RecordBatch], object], keys: Sequence[str]) -> None:
         valued = dict.fromkeys(self.columns, False)
         ascents = {key: _Ascent() for key in keys if self.columns.get(key, "").startswith(("int", "uint"))}
         try:
@@ -383,7 +403,10 @@ def take_as_it_is(path: Path, partition: str, wanted: Wanted, folder: Path) -> O
         names = choose(list(schema.names), wanted)
     except (*BROKEN, DataRefused):
         return None
-    same = all(wanted.types.get(field.name, str(field.type)) == str(field.type) for field in schema)
+    same = all(
+        wanted.types.get(field.name, str(field.type)) == str(field.type) and without_views(field.type) == field.type
+        for field in schema
+    )
     if not same or names != schema.names or set(wanted.private).intersection(names):
         return None
     # What was fetched from elsewhere is a copy already.

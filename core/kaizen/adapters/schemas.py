@@ -81,11 +81,32 @@ def conform(batch: pa.RecordBatch, wanted: Wanted, first_row: int) -> pa.RecordB
     return pa.RecordBatch.from_arrays(columns, names=names)
 
 
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """The same type without Arrow's views of text and bytes, at any depth: Arrow cannot pick rows of them yet."""
+    if pa.types.is_struct(kind):
+        return pa.struct([_field_without_views(kind.field(i)) for i in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(_field_without_views(kind.key_field), _field_without_views(kind.item_field), kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_field_without_views(kind.value_field), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_field_without_views(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_field_without_views(kind.value_field))
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def _field_without_views(inner: pa.Field) -> pa.Field:
+    return inner.with_type(without_views(inner.type))
+
+
 def _plain(column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.dictionary_decode())
-    if pa.types.is_large_string(kind) or str(kind) == "string_view":
+    if (kept := without_views(kind)) != kind:
+        return _plain(column.cast(kept))
+    if pa.types.is_large_string(kind):
         return column.cast(pa.string())
     if pa.types.is_integer(kind) and kind != pa.uint64():
         return column.cast(pa.int64())
