@@ -167,6 +167,7 @@ def _stages() -> dict[str, float]:
         "DataVersion": "ingest",
         "Delivery": "ingest",
         "ValidationReport": "validate",
+        "AcceptanceSet": "validate",
         "TriggerDecision": "trigger",
         "TrainingSet": "train",
         "TrainedModel": "train",
