@@ -439,6 +439,19 @@ def test_a_run_that_somebody_else_made_in_the_same_moment_is_everybodys(
     assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == rivals
 
 
+def test_of_two_runs_of_a_turn_the_oldest_stays_even_if_it_came_last(
+    tracked: tuple[MlflowRegistry, MlflowClient], loop: str
+) -> None:
+    registry, client = tracked
+    child = registry.log_stage(loop, "turn-1", Run("train"))
+    experiment = client.get_experiment_by_name(loop).experiment_id
+    tags = {"kaizen.turn": "turn-1", "kaizen.stage": "turn"}
+    older = client.create_run(experiment, start_time=1, tags=tags).info.run_id
+    assert registry.log_stage(loop, "turn-1", Run("train")) == child
+    assert {run.info.run_id for run in client.search_runs([experiment])} == {older, child}
+    assert client.get_run(child).data.tags["mlflow.parentRunId"] == older
+
+
 def test_a_version_that_was_made_twice_after_a_lost_reply_is_the_first(
     tracked: tuple[MlflowRegistry, MlflowClient], loop: str, name: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

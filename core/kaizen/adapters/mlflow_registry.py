@@ -237,7 +237,7 @@ def _answer(client: MlflowClient, question: Callable[[MlflowClient], _Answer]) -
 def _child(client: MlflowClient, parent: MlflowRun, turn: str, stage: str) -> MlflowRun:
     experiment, below = parent.info.experiment_id, {_PARENT: _id(parent)}
     child = _find_or_create_run(client, experiment, stage, {TURN: turn, STAGE: stage}, below)
-    if child.data.tags[_PARENT] != _id(parent):
+    if child.data.tags.get(_PARENT) != _id(parent):
         # Made below a parent that an older one has replaced since.
         client.set_tag(_id(child), _PARENT, _id(parent))
     return child
